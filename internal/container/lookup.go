@@ -1,0 +1,107 @@
+package container
+
+import (
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+)
+
+// lookup finds a container by full ID, name, or unambiguous ID prefix.
+func (s *Service) lookup(ref string) (*Container, error) {
+	if ref == "" {
+		return nil, fault.New(errdefs.ErrInvalidArgument, "invalid name or ID supplied: %q", ref)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.byID[ref]; c != nil {
+		return c, nil
+	}
+	if id, ok := s.byName[strings.TrimPrefix(ref, "/")]; ok {
+		if c := s.byID[id]; c != nil {
+			return c, nil
+		}
+	}
+	var found *Container
+	for id, c := range s.byID {
+		if !strings.HasPrefix(id, ref) {
+			continue
+		}
+		if found != nil {
+			return nil, fault.New(errdefs.ErrInvalidArgument, "Multiple IDs found with provided prefix: %s", ref)
+		}
+		found = c
+	}
+	if found == nil {
+		return nil, fault.New(errdefs.ErrNotFound, "No such container: %s", ref)
+	}
+	return found, nil
+}
+
+// Exists says whether the name, ID or ID prefix names a container.
+func (s *Service) Exists(ref string) bool {
+	_, err := s.lookup(ref)
+	return err == nil
+}
+
+func errNotRunning(id string) error {
+	return fault.New(errdefs.ErrConflict, "container %s is not running", id)
+}
+
+func errRestarting(id string) error {
+	return fault.New(errdefs.ErrConflict, "Container %s is restarting, wait until the container is running", id)
+}
+
+// running reports whether the API calls a container in this phase running.
+func (p Phase) running() bool {
+	switch p {
+	case Running, Paused, Stopping, Restarting:
+		return true
+	}
+	return false
+}
+
+// alive reports whether the phase has a task.
+func (p Phase) alive() bool {
+	return p == Running || p == Paused || p == Stopping
+}
+
+// Counts are the containers per state, as `docker info` shows them.
+type Counts struct {
+	Total, Running, Paused, Stopped int
+}
+
+// Counts returns how many containers there are.
+func (s *Service) Counts() Counts {
+	var n Counts
+	for _, c := range s.all() {
+		n.Total++
+		switch p := c.record().Phase; {
+		case p == Paused:
+			n.Paused++
+		case p.running():
+			n.Running++
+		default:
+			n.Stopped++
+		}
+	}
+	return n
+}
+
+// User is a container that uses an image.
+type User struct {
+	ID, Name string
+	Running  bool
+}
+
+// UsersOf lists the containers made from an image, by its ID.
+func (s *Service) UsersOf(imageID string) []User {
+	var out []User
+	for _, c := range s.all() {
+		if r := c.record(); r.ImageID == imageID {
+			out = append(out, User{ID: r.ID, Name: r.Name, Running: r.Phase.running()})
+		}
+	}
+	return out
+}
