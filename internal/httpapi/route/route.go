@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/gorilla/mux"
+
+	"holdfast.dev/holdfast/internal/base/fault"
 )
 
 // Handler serves a request or returns its error, which the server turns into
@@ -80,10 +82,10 @@ func Decode(r *http.Request, v any, optional bool) error {
 	if ct != "" {
 		mt, _, err := mime.ParseMediaType(ct)
 		if err != nil {
-			return fmt.Errorf("malformed Content-Type header (%s): %w: %w", ct, err, errdefs.ErrInvalidArgument)
+			return fault.Wrap(errdefs.ErrInvalidArgument, err, "malformed Content-Type header (%s)", ct)
 		}
 		if mt != "application/json" && r.ContentLength != 0 {
-			return fmt.Errorf("unsupported Content-Type header (%s): must be 'application/json': %w", ct, errdefs.ErrInvalidArgument)
+			return fault.New(errdefs.ErrInvalidArgument, "unsupported Content-Type header (%s): must be 'application/json'", ct)
 		}
 	}
 	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
@@ -92,12 +94,12 @@ func Decode(r *http.Request, v any, optional bool) error {
 			if optional {
 				return nil
 			}
-			return fmt.Errorf("invalid JSON: got EOF while reading request body: %w", errdefs.ErrInvalidArgument)
+			return fault.New(errdefs.ErrInvalidArgument, "invalid JSON: got EOF while reading request body")
 		}
-		return fmt.Errorf("invalid JSON: %w: %w", err, errdefs.ErrInvalidArgument)
+		return fault.Wrap(errdefs.ErrInvalidArgument, err, "invalid JSON")
 	}
 	if dec.More() {
-		return fmt.Errorf("unexpected content after JSON: %w", errdefs.ErrInvalidArgument)
+		return fault.New(errdefs.ErrInvalidArgument, "unexpected content after JSON")
 	}
 	return nil
 }
@@ -154,7 +156,7 @@ func Filters(r *http.Request) (map[string][]string, error) {
 		return out, nil
 	}
 	if err := json.Unmarshal([]byte(s), &out); err != nil {
-		return nil, fmt.Errorf("invalid filter: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, fault.Wrap(errdefs.ErrInvalidArgument, err, "invalid filter")
 	}
 	return out, nil
 }

@@ -1,0 +1,239 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/mux"
+	"golang.org/x/sync/errgroup"
+
+	"holdfast.dev/holdfast/internal/base/clock"
+	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/httpapi/route"
+)
+
+const (
+	versionPrefix = "/v{version:[0-9.]+}"
+	// headerLimit bounds how long a client may take over its request header.
+	headerLimit = time.Minute
+	// cutLimit is how long handlers get after their context ended.
+	cutLimit = 5 * time.Second
+)
+
+// Options for New. Log and Clock are required.
+type Options struct {
+	Log     *slog.Logger
+	Clock   clock.Clock
+	Version string // of Holdfast, for the Server header
+	Routers []route.Router
+	// Grace is how long requests may go on after Serve's context ended, before
+	// theirs is ended too. Zero ends them at once.
+	Grace time.Duration
+}
+
+// Server serves the routers under "/" and under "/v1.x/".
+type Server struct {
+	o    Options
+	mux  *mux.Router
+	busy sync.WaitGroup // handlers, hijacked connections included, which net/http forgets
+}
+
+// New builds a server. Routes are tried in the order of the routers and their routes.
+func New(o Options) *Server {
+	s := &Server{o: o, mux: mux.NewRouter()}
+	for _, r := range o.Routers {
+		for _, rt := range r.Routes() {
+			h := s.wrap(rt)
+			s.mux.Path(versionPrefix + rt.Path).Methods(rt.Method).Handler(h)
+			s.mux.Path(rt.Path).Methods(rt.Method).Handler(h)
+		}
+	}
+	s.mux.Methods(http.MethodOptions).Handler(s.wrap(route.Route{Handler: options}))
+	missing := http.HandlerFunc(s.notFound)
+	s.mux.NotFoundHandler = missing
+	s.mux.MethodNotAllowedHandler = missing
+	return s
+}
+
+// Handler returns the whole API as an http.Handler.
+func (s *Server) Handler() http.Handler { return s.mux }
+
+// Serve answers on the listeners until ctx ends, then stops: no new connection,
+// Grace for running requests, then their contexts end, and what is still there
+// after cutLimit is cut off. It closes the listeners and waits for handlers.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
+	base, endRequests := context.WithCancel(context.WithoutCancel(ctx))
+	defer endRequests()
+	var protocols http.Protocols
+	protocols.SetHTTP1(true) // attach and exec take the connection over: HTTP/2 has none to give
+	srv := &http.Server{
+		Handler:           s.mux,
+		ReadHeaderTimeout: headerLimit,
+		Protocols:         &protocols,
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		s.o.Log.Info("API listening", logkey.Address, address(l.Addr()))
+		g.Go(func() error {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve API on %s: %w", address(l.Addr()), err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		<-gctx.Done()
+		return s.shutdown(srv, endRequests)
+	})
+	return g.Wait()
+}
+
+func address(a net.Addr) string { return a.Network() + "://" + a.String() }
+
+func (s *Server) shutdown(srv *http.Server, endRequests func()) error {
+	grace, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- srv.Shutdown(grace) }() // closes the listeners at once
+	handlers := make(chan struct{})
+	go func() { s.busy.Wait(); close(handlers) }()
+
+	timer := s.o.Clock.NewTimer(s.o.Grace)
+	defer timer.Stop()
+	select {
+	case <-handlers:
+	case <-timer.C():
+	}
+	endRequests()
+	cut := s.o.Clock.NewTimer(cutLimit)
+	defer cut.Stop()
+	select {
+	case <-handlers:
+	case <-cut.C():
+		s.o.Log.Warn("API requests cut off", logkey.Why, "still running after their context ended")
+	}
+	cancel() // Shutdown returns; what is left is idle or stuck
+	if err := <-drained; err != nil && !errors.Is(err, context.Canceled) {
+		return errors.Join(err, srv.Close())
+	}
+	return srv.Close()
+}
+
+// wrap makes an http.Handler of a route: headers, version, panic, log, error reply.
+func (s *Server) wrap(rt route.Route) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		s.busy.Add(1)
+		defer s.busy.Done()
+		s.headers(rw.Header())
+		w := &response{ResponseWriter: rw}
+		start := s.o.Clock.Now()
+		s.logRequest(r)
+		err := s.call(rt.Handler, w, r)
+		if err != nil {
+			s.fail(w, r, err)
+		}
+		if s.o.Log.Enabled(r.Context(), slog.LevelDebug) {
+			s.o.Log.Debug("API request done", logkey.Method, r.Method, logkey.Path, r.URL.Path,
+				logkey.Status, w.status, logkey.Duration, s.o.Clock.Now().Sub(start))
+		}
+	})
+}
+
+func (s *Server) headers(h http.Header) {
+	h.Set("Server", "Holdfast/"+s.o.Version+" (linux)")
+	h.Set("Api-Version", MaxVersion)
+	h.Set("Ostype", "linux")
+	h.Set("Docker-Experimental", "false")
+}
+
+// call runs the handler with the negotiated version; a panic becomes an error.
+func (s *Server) call(h route.Handler, w *response, r *http.Request) (err error) {
+	v := mux.Vars(r)["version"]
+	if v == "" {
+		v = MaxVersion
+	}
+	if err := checkVersion(v); err != nil {
+		return err
+	}
+	// A body of another type than a form is none of ParseForm's business.
+	if err := r.ParseForm(); err != nil && !strings.HasPrefix(err.Error(), "mime:") {
+		return badForm(err)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler { //nolint:errorlint // the recovered value is compared by identity, as net/http does
+				panic(p)
+			}
+			s.o.Log.Error("API handler panicked", logkey.Method, r.Method, logkey.Path, r.URL.Path,
+				logkey.Err, fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = fmt.Errorf("internal error in %s %s: %v", r.Method, r.URL.Path, p)
+		}
+	}()
+	return h(w, r.WithContext(route.WithVersion(r.Context(), v)))
+}
+
+// fail writes the error reply where that is still possible.
+func (s *Server) fail(w *response, r *http.Request, err error) {
+	log := s.o.Log.With(logkey.Method, r.Method, logkey.Path, r.URL.Path, logkey.Err, err)
+	if clientGone(r.Context()) {
+		w.status = statusClientGone
+		log.Debug("API request abandoned by its client")
+		return
+	}
+	status := Status(err)
+	if status >= http.StatusInternalServerError {
+		log.Error("API request failed", logkey.Status, status)
+	}
+	switch {
+	case w.hijacked:
+		return
+	case w.status != 0:
+		// The reply is under way: cutting it is the one way left to say that it is
+		// not whole.
+		log.Debug("API reply cut off")
+		panic(http.ErrAbortHandler)
+	case status == http.StatusNotModified:
+		w.WriteHeader(status)
+		return
+	}
+	if v := mux.Vars(r)["version"]; v != "" && less(v, MinVersion) {
+		http.Error(w, err.Error(), status) // clients that old print the body as it is
+		return
+	}
+	writeError(w, status, err.Error(), log)
+}
+
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	s.headers(w.Header())
+	writeError(w, http.StatusNotFound, "page not found", s.o.Log)
+}
+
+func writeError(w http.ResponseWriter, status int, text string, log *slog.Logger) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Del("Content-Length")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	reply := struct {
+		Message string `json:"message"`
+	}{strings.TrimSpace(text)}
+	if err := enc.Encode(reply); err != nil {
+		log.Debug("error reply not delivered", logkey.Why, err)
+	}
+}
+
+func options(w http.ResponseWriter, _ *http.Request) error {
+	w.WriteHeader(http.StatusOK)
+	return nil
+}

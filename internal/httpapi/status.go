@@ -1,0 +1,45 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+)
+
+// statusClientGone is what the log shows for a request whose client left; the
+// number is nginx's, no client sees it.
+const statusClientGone = 499
+
+// Status maps the class of an error to the status that Docker gives it. The
+// outermost class of the chain counts.
+func Status(err error) int {
+	err = errdefs.Resolve(err)
+	switch {
+	case errdefs.IsNotFound(err):
+		return http.StatusNotFound
+	case errdefs.IsInvalidArgument(err), errdefs.IsOutOfRange(err):
+		return http.StatusBadRequest
+	case errdefs.IsConflict(err), errdefs.IsAlreadyExists(err), errdefs.IsFailedPrecondition(err):
+		return http.StatusConflict
+	case errdefs.IsUnauthorized(err):
+		return http.StatusUnauthorized
+	case errdefs.IsPermissionDenied(err):
+		return http.StatusForbidden
+	case errdefs.IsNotModified(err):
+		return http.StatusNotModified
+	case errdefs.IsNotImplemented(err):
+		return http.StatusNotImplemented
+	case errdefs.IsUnavailable(err):
+		return http.StatusServiceUnavailable
+	}
+	// Internal, data loss, exhausted, canceled, deadline and all unknown: Docker
+	// says 500 to each.
+	return http.StatusInternalServerError
+}
+
+// clientGone reports whether the request ended because nobody waits for it.
+func clientGone(ctx context.Context) bool {
+	return errors.Is(ctx.Err(), context.Canceled)
+}
