@@ -1,5 +1,11 @@
 // Package logs keeps the output of containers: drivers that write it and, where
 // they can, read it back.
+//
+// json-file writes Docker's format; local writes a compact binary one; none
+// writes nothing. Both files are rotated by size. Writers and followers of a
+// log share one process: a follower is told of new messages, and a rotated file
+// stays open for the followers that still need it, so that following neither
+// loses nor repeats a message.
 package logs
 
 import (
@@ -11,12 +17,12 @@ import (
 type Message struct {
 	Stream  string // "stdout" or "stderr"
 	Time    time.Time
-	Line    []byte // without the newline
+	Line    []byte // without the newline; valid during the call it is passed to
 	Partial bool   // the line goes on in the next message
 	Attrs   map[string]string
 }
 
-// ReadOptions selects messages.
+// ReadOptions selects messages. The tail is taken first, the times select from it.
 type ReadOptions struct {
 	Since, Until time.Time // zero: no bound
 	Tail         int       // messages from the end; negative: all
@@ -32,4 +38,22 @@ type Logger interface {
 	// files. errdefs.ErrNotImplemented where the driver cannot read.
 	Read(ctx context.Context, o ReadOptions, emit func(Message) error) error
 	Close() error
+}
+
+// batcher is a Logger that writes several messages at once, all or none.
+type batcher interface {
+	logAll(ms []Message) error
+}
+
+// LogAll writes messages in order, in one piece where the driver can.
+func LogAll(l Logger, ms []Message) error {
+	if b, ok := l.(batcher); ok {
+		return b.logAll(ms)
+	}
+	for _, m := range ms {
+		if err := l.Log(m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
