@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -44,7 +43,7 @@ type Options struct {
 type Server struct {
 	o    Options
 	mux  *mux.Router
-	busy sync.WaitGroup // handlers, hijacked connections included, which net/http forgets
+	busy busy
 }
 
 // New builds a server. Routes are tried in the order of the routers and their routes.
@@ -106,9 +105,7 @@ func (s *Server) shutdown(srv *http.Server, endRequests func()) error {
 	defer cancel()
 	drained := make(chan error, 1)
 	go func() { drained <- srv.Shutdown(grace) }() // closes the listeners at once
-	handlers := make(chan struct{})
-	go func() { s.busy.Wait(); close(handlers) }()
-
+	handlers := s.busy.idle()
 	timer := s.o.Clock.NewTimer(s.o.Grace)
 	defer timer.Stop()
 	select {
@@ -133,8 +130,8 @@ func (s *Server) shutdown(srv *http.Server, endRequests func()) error {
 // wrap makes an http.Handler of a route: headers, version, panic, log, error reply.
 func (s *Server) wrap(rt route.Route) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		s.busy.Add(1)
-		defer s.busy.Done()
+		s.busy.add()
+		defer s.busy.done()
 		s.headers(rw.Header())
 		w := &response{ResponseWriter: rw}
 		start := s.o.Clock.Now()

@@ -69,21 +69,19 @@ func open(path string, o Options, ms []migration) (_ *DB, err error) {
 	return db, nil
 }
 
-// openBolt turns the fault of reading a truncated file (it is memory-mapped)
-// into an error. Without a stored free list bbolt walks every page while it
-// opens, so a torn file shows here and not later.
+// openBolt opens the file and reads all of it once, with the fault of reading a
+// truncated file (it is memory-mapped) turned into an error: a torn database
+// must stop the start and not the work of tomorrow. The free list is stored,
+// because bbolt would rebuild it in a goroutine of its own, where a torn page
+// kills the process.
 func openBolt(path string) (b *bolt.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fault.New(errdefs.ErrDataLoss, "metadata database %s is damaged (%v); put a backup of it back", path, p)
+			b, err = nil, fault.New(errdefs.ErrDataLoss, "metadata database %s is damaged (%v); put a backup of it back", path, p)
 		}
 	}()
-	b, err = bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:        lockWait,
-		NoFreelistSync: true,
-		FreelistType:   bolt.FreelistMapType,
-	})
+	b, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fault.New(errdefs.ErrFailedPrecondition, "metadata database %s is in use by another holdfastd", path)
@@ -92,7 +90,23 @@ func openBolt(path string) (b *bolt.DB, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("open metadata database %s: %w", path, err)
 	}
+	if err := b.View(readAll); err != nil {
+		return nil, errors.Join(fault.Wrap(errdefs.ErrDataLoss, err, "metadata database %s is damaged; put a backup of it back", path), b.Close())
+	}
 	return b, nil
+}
+
+func readAll(tx *bolt.Tx) error {
+	fi, err := os.Stat(tx.DB().Path())
+	if err != nil {
+		return err
+	}
+	if fi.Size() < tx.Size() {
+		return fmt.Errorf("it has %d bytes of %d", fi.Size(), tx.Size())
+	}
+	return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
+		return b.ForEach(func(_, _ []byte) error { return nil })
+	})
 }
 
 // Close waits for running transactions and releases the lock.
