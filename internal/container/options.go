@@ -41,6 +41,9 @@ type LogsOptions struct {
 	Details        bool
 	Since, Until   time.Time // zero: no bound
 	Tail           int       // lines from the end; negative: all
+	// Started is called, where set, once it is sure that the log can be read,
+	// before anything is written: the router sends its header there.
+	Started func() error
 }
 
 // AttachOptions joins a client to a container's streams. Stdin may be nil.
