@@ -82,7 +82,7 @@ func (d *Daemon) mounts() []string {
 func (d *Daemon) netnsFiles() []string {
 	var out []string
 	walk := d.Path(d.execRoot)
-	_ = filepath.WalkDir(walk, func(p string, e fs.DirEntry, err error) error { //nolint:errcheck // the callback returns none
+	_ = filepath.WalkDir(walk, func(p string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && strings.Contains(p, "/netns") {
 			out = append(out, strings.TrimPrefix(p, walk))
 		}

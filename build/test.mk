@@ -1,0 +1,43 @@
+# Tests, checks and measurements. Included by the Makefile, whose `deps` and
+# `build` targets it uses.
+
+GO ?= go
+GOLANGCI := bin/golangci-lint
+CLASSES ?= unit api e2e
+FOCUS ?=
+DURATION ?= 10m
+
+$(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
+	cd tools/lint && $(GO) build -o ../../$(GOLANGCI) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: check fix test test-unit test-api test-e2e test-chaos golden-update bench
+
+check: $(GOLANGCI) ## lint, import rules, package comments
+	$(GOLANGCI) run ./...
+	$(GO) test -count=1 ./internal/deptest
+
+fix: $(GOLANGCI) ## lay out the code and fix what the linters can
+	$(GOLANGCI) fmt
+	$(GOLANGCI) run --fix ./...
+
+# `deps` and `build` come first so that the README's one command does it all.
+test: deps build ## everything CI runs (root); CLASSES=, FOCUS= narrow it
+	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' $(CLASSES)
+
+test-unit: ## tests beside the code; without root those that need it are skipped
+	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' unit
+
+test-api: build ## tests against one daemon (root)
+	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' api
+
+test-e2e: build ## the store in a browser (root)
+	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' e2e
+
+test-chaos: build ## kill -9 loops for DURATION (root)
+	HF_CHAOS_DURATION=$(DURATION) $(GO) run ./cmd/hfdev test chaos
+
+golden-update: ## write the golden files anew
+	$(GO) test ./internal/deptest -update
+
+bench: build ## measure against docker.io and podman where installed (root)
+	$(GO) run ./cmd/hfdev bench -write docs/bench.md

@@ -1,0 +1,40 @@
+// Command hfdev is the developer's tool behind the make targets: it runs the
+// tests and counts them, and measures the engine against others. It is never
+// shipped.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const usage = `usage:
+  hfdev test [-run REGEXP] [-count N] [CLASS...]   run tests: unit, api, e2e, chaos (default: unit api e2e)
+  hfdev bench [-quick] [-write FILE]               measure against docker and podman
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	var err error
+	switch os.Args[1] {
+	case "test":
+		err = runTests(ctx, os.Args[2:])
+	case "bench":
+		err = runBench(ctx, os.Args[2:])
+	default:
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hfdev:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,192 @@
+package deptest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module      = "holdfast.dev/holdfast"
+	maxDocLines = 25
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+type pkg struct {
+	ImportPath string
+	Name       string
+	Dir        string
+	Standard   bool
+	GoFiles    []string
+	Deps       []string
+	Module     *struct{ Path string }
+}
+
+// forbidden lists dependencies, direct or not, that a package must never get.
+// The reason is for whoever adds one.
+var forbidden = []struct {
+	from   string // this package, or with /... all below it
+	to     string // this package and all below it
+	reason string
+}{
+	{"cmd/holdfastd", "github.com/docker/cli", "the client's command tree is 20 MB the daemon never runs"},
+	{"cmd/holdfastd", "github.com/docker/compose/v5", "compose is the client's"},
+	{"cmd/holdfastd", "github.com/docker/docker", "nothing of dockerd's code is in the engine"},
+	{"cmd/holdfastd", "github.com/moby/moby/v2", "nothing of dockerd's code is in the engine"},
+	{"cmd/holdfastd", module + "/internal/cli", "the daemon knows no client commands"},
+	{"cmd/holdfastd", module + "/internal/testkit", "test support is not shipped"},
+	{"cmd/holdfastd", "testing", "test support is not shipped"},
+	{"cmd/holdfast", module + "/internal/daemon", "the client talks to the daemon over its API only"},
+	{"cmd/holdfast", module + "/internal/ctrd", "the client talks to the daemon over its API only"},
+	{"cmd/holdfast", module + "/internal/container", "the client talks to the daemon over its API only"},
+	{"cmd/holdfast", module + "/internal/testkit", "test support is not shipped"},
+	{"internal/container", module + "/internal/image", "domains never import each other; internal/daemon joins them"},
+	{"internal/container", module + "/internal/volume", "domains never import each other; internal/daemon joins them"},
+	{"internal/container", module + "/internal/network", "domains never import each other; internal/daemon joins them"},
+	{"internal/image", module + "/internal/container", "domains never import each other; internal/daemon joins them"},
+	{"internal/image", module + "/internal/volume", "domains never import each other; internal/daemon joins them"},
+	{"internal/image", module + "/internal/network", "domains never import each other; internal/daemon joins them"},
+	{"internal/volume", module + "/internal/container", "domains never import each other; internal/daemon joins them"},
+	{"internal/volume", module + "/internal/image", "domains never import each other; internal/daemon joins them"},
+	{"internal/volume", module + "/internal/network", "domains never import each other; internal/daemon joins them"},
+	{"internal/network", module + "/internal/container", "domains never import each other; internal/daemon joins them"},
+	{"internal/network", module + "/internal/image", "domains never import each other; internal/daemon joins them"},
+	{"internal/network", module + "/internal/volume", "domains never import each other; internal/daemon joins them"},
+	{"internal/container", "github.com/containerd/containerd/v2", "containerd is internal/ctrd's technology"},
+	{"internal/image", "github.com/containerd/containerd/v2", "containerd is internal/ctrd's technology"},
+	{"internal/network", "github.com/vishvananda/netlink", "netlink is internal/network/link's technology"},
+	{"internal/network", "github.com/google/nftables", "nftables is internal/network/nft's technology"},
+	{"internal/container", "go.etcd.io/bbolt", "the database is internal/store's technology"},
+	{"internal/image", "go.etcd.io/bbolt", "the database is internal/store's technology"},
+	{"internal/volume", "go.etcd.io/bbolt", "the database is internal/store's technology"},
+	{"internal/network", "go.etcd.io/bbolt", "the database is internal/store's technology"},
+	{"internal/base/...", module + "/internal/event", "base is under all"},
+	{"internal/httpapi/...", module + "/internal/ctrd", "routers call only the Backend they declare"},
+	{"internal/httpapi/...", module + "/internal/store", "routers call only the Backend they declare"},
+	{"internal/httpapi/...", module + "/internal/daemon", "routers call only the Backend they declare"},
+}
+
+func TestNothingForbiddenIsReached(t *testing.T) {
+	all := list(t, "./...")
+	for _, f := range forbidden {
+		from, below := strings.CutSuffix(f.from, "/...")
+		from = module + "/" + from
+		for _, p := range all {
+			if p.ImportPath != from && (!below || !strings.HasPrefix(p.ImportPath, from+"/")) {
+				continue
+			}
+			for _, dep := range p.Deps {
+				if dep == f.to || strings.HasPrefix(dep, f.to+"/") {
+					t.Errorf("%s depends on %s: %s", p.ImportPath, dep, f.reason)
+					break
+				}
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		var docs []string
+		for _, name := range p.GoFiles {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Doc != nil {
+				docs = append(docs, f.Doc.Text())
+			}
+		}
+		if len(p.GoFiles) == 0 {
+			continue // only tests
+		}
+		if len(docs) != 1 {
+			t.Errorf("%s has %d package comments, want one", p.ImportPath, len(docs))
+			continue
+		}
+		if n := strings.Count(docs[0], "\n"); n > maxDocLines {
+			t.Errorf("%s: package comment of %d lines, at most %d: the rest belongs to docs/", p.ImportPath, n, maxDocLines)
+		}
+		if want := "Package " + p.Name + " "; p.Name != "main" && !strings.HasPrefix(docs[0], want) {
+			t.Errorf("%s: package comment must start with %q", p.ImportPath, want)
+		}
+	}
+}
+
+// The modules that the shipped programs are made of are kept in testdata, so
+// that growth shows in review. After a wanted change: go test ./internal/deptest -update
+func TestModulesOfTheProgramsAreReviewed(t *testing.T) {
+	for _, program := range []string{"holdfastd", "holdfast"} {
+		var mods []string
+		for _, p := range list(t, "-deps", "./cmd/"+program) {
+			if p.Module != nil && p.Module.Path != module {
+				mods = append(mods, p.Module.Path)
+			}
+		}
+		slices.Sort(mods)
+		got := strings.Join(slices.Compact(mods), "\n") + "\n"
+		golden := filepath.Join("testdata", program+".modules")
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("modules of %s changed (-update writes the list, review it):\n%s", program, diff(string(want), got))
+		}
+	}
+}
+
+func diff(want, got string) string {
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	var out []string
+	for _, l := range w {
+		if !slices.Contains(g, l) {
+			out = append(out, "- "+l)
+		}
+	}
+	for _, l := range g {
+		if !slices.Contains(w, l) {
+			out = append(out, "+ "+l)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-e", "-json=ImportPath,Name,Dir,Standard,GoFiles,Deps,Module"}, args...)...)
+	cmd.Dir = "../.."
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
