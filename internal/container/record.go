@@ -41,9 +41,9 @@ type Record struct {
 	Path          string
 	Args          []string
 	Mounts        []Mount
-	// Endpoints by network name: what the user asked for, and while running what was given.
+	// Endpoints by network name: what the user asked for. What was given is in Sandbox.
 	Endpoints map[string]*network.EndpointSettings
-	Sandbox   *SandboxInfo // while running, nil for host and container:X
+	Sandbox   *SandboxInfo // while running; without NetNS for host mode, nil for container:X
 
 	Phase         Phase
 	Pid           int
@@ -55,6 +55,7 @@ type Record struct {
 	RestartCount  int
 	StoppedByUser bool // a stop or kill was asked for: restart policies "always" and "unless-stopped" differ here
 	Health        *container.Health
+	RemoveVolumes bool // with Phase Removing: anonymous volumes go too
 }
 
 // Mount is one mount of a container beyond its root file system.

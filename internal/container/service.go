@@ -67,6 +67,9 @@ type Service struct {
 	life       context.Context    // ends background work; outlives requests
 	endLife    context.CancelFunc // called by Shutdown
 
+	subscribe sync.Once        // guards the making of events
+	events    <-chan TaskEvent // see openEvents
+
 	pruning sync.Mutex // held by a running Prune
 }
 

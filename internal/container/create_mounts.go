@@ -1,0 +1,141 @@
+package container
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+
+	"github.com/moby/moby/api/types/mount"
+)
+
+// planMounts lists a new container's mounts: those of other containers first,
+// then -v, then --mount, each replacing the former at the same place; last the
+// volumes that the image or the config declares.
+func (s *Service) planMounts(rec *Record) ([]Mount, error) {
+	h := rec.HostConfig
+	at := map[string]Mount{}
+	for _, spec := range h.VolumesFrom {
+		name, readOnly, err := parseVolumesFrom(spec)
+		if err != nil {
+			return nil, err
+		}
+		c, err := s.lookup(name)
+		if err != nil {
+			return nil, invalid("%s", err)
+		}
+		for _, m := range c.record().Mounts {
+			m.ReadOnly = m.ReadOnly || readOnly
+			m.NoCopy = true
+			at[m.Target] = m
+		}
+	}
+	asked := map[string]bool{}
+	for _, spec := range h.Binds {
+		m, err := parseBind(spec, h.VolumeDriver)
+		if err != nil {
+			return nil, err
+		}
+		if _, tmpfs := h.Tmpfs[m.Target]; tmpfs || asked[m.Target] {
+			return nil, duplicateMount(m.Target)
+		}
+		asked[m.Target] = true
+		at[m.Target] = m
+	}
+	for _, req := range h.Mounts {
+		m := mountOf(req)
+		if asked[m.Target] {
+			return nil, duplicateMount(req.Target)
+		}
+		asked[m.Target] = true
+		at[m.Target] = m
+	}
+	for target := range rec.Config.Volumes {
+		if err := validateTarget(target); err != nil {
+			return nil, err
+		}
+		target = path.Clean(target)
+		_, tmpfs := h.Tmpfs[target]
+		if _, taken := at[target]; taken || tmpfs {
+			continue
+		}
+		at[target] = Mount{Type: mount.TypeVolume, Target: target, Driver: h.VolumeDriver, Anonymous: true}
+	}
+	out := make([]Mount, 0, len(at))
+	for _, m := range at {
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b Mount) int { return cmp.Compare(a.Target, b.Target) })
+	return out, nil
+}
+
+// acquireVolumes finds or creates the volumes and writes into the record what
+// they are. On failure the record tells which ones are held.
+func (s *Service) acquireVolumes(ctx context.Context, rec *Record) error {
+	for i := range rec.Mounts {
+		m := &rec.Mounts[i]
+		if m.Type != mount.TypeVolume {
+			continue
+		}
+		req := VolumeRequest{Name: m.Name, Driver: m.Driver, Container: rec.ID}
+		if m.Options != nil && m.Options.VolumeOptions != nil {
+			req.Labels = m.Options.VolumeOptions.Labels
+			if d := m.Options.VolumeOptions.DriverConfig; d != nil {
+				req.Options = d.Options
+			}
+		}
+		v, err := s.d.Volumes.Acquire(ctx, req)
+		if err != nil {
+			for j := i; j < len(rec.Mounts); j++ {
+				rec.Mounts[j].Name = "" // not held
+			}
+			return err
+		}
+		m.Name, m.Driver, m.Source = v.Name, v.Driver, v.Source
+		m.Anonymous = m.Anonymous || v.Anonymous
+	}
+	return nil
+}
+
+// populates says whether image content may have to be copied into the mount.
+func populates(m Mount) bool {
+	return m.Type == mount.TypeVolume && !m.NoCopy
+}
+
+// populate copies what the image has at the place of each volume into it, where
+// the volume is empty.
+func (s *Service) populate(ctx context.Context, rec *Record) error {
+	layer, err := s.d.Rootfs.Mount(ctx, rec.ID)
+	if err != nil {
+		return err
+	}
+	if err := makeWorkdir(layer.Merged, rec.Config.WorkingDir); err != nil {
+		return err
+	}
+	for _, m := range rec.Mounts {
+		if !populates(m) {
+			continue
+		}
+		src, err := inRoot(layer.Merged, m.Target)
+		if err != nil {
+			return fmt.Errorf("find %s in the image: %w", m.Target, err)
+		}
+		st, err := os.Stat(src)
+		switch {
+		case os.IsNotExist(err):
+			continue
+		case err != nil:
+			return fmt.Errorf("find %s in the image: %w", m.Target, err)
+		case !st.IsDir() && m.Anonymous:
+			return invalid("cannot mount volume over existing file, file exists %s", m.Target)
+		case !st.IsDir():
+			continue
+		}
+		if err := s.d.Volumes.Populate(ctx, m.Name, rec.ID, src); err != nil {
+			return fmt.Errorf("failed to populate volume: %w", err)
+		}
+	}
+	return s.d.Rootfs.Unmount(ctx, rec.ID)
+}

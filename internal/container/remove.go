@@ -1,0 +1,141 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"holdfast.dev/holdfast/internal/base/logkey"
+)
+
+// Remove deletes a container that does not run, or, with Force, any.
+func (s *Service) Remove(ctx context.Context, name string, o RemoveOptions) error {
+	if o.Link {
+		return conflict("Conflict, cannot remove the default link name of the container")
+	}
+	c, err := s.lookup(name)
+	if err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	r := c.record()
+	if r.Phase == Removing {
+		return conflict("removal of container %s is already in progress", name)
+	}
+	if r.Phase.running() {
+		if !o.Force {
+			return fmt.Errorf("cannot remove container %q: %w", name, errStillRuns(&r))
+		}
+		if err := s.kill(ctx, c); err != nil {
+			return fmt.Errorf("cannot remove container %q: could not kill container: %w", name, err)
+		}
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.mu.Lock()
+	removed := c.removed
+	c.mu.Unlock()
+	if removed { // by --rm, or by somebody else: it is gone, as asked
+		return nil
+	}
+	if r := c.record(); r.Phase.running() {
+		return fmt.Errorf("cannot remove container %q: %w", name, errStillRuns(&r))
+	}
+	if err := s.remove(ctx, c, o.Volumes); err != nil {
+		return fmt.Errorf("cannot remove container %q: %w", name, err)
+	}
+	return nil
+}
+
+func errStillRuns(r *Record) error {
+	if r.Phase == Paused {
+		return conflict("container is paused and must be unpaused first")
+	}
+	return conflict("container is %s: stop the container before removing or force remove", r.Phase.state(r))
+}
+
+// remove deletes a container that does not run. The caller holds op.
+func (s *Service) remove(ctx context.Context, c *Container, volumes bool) error {
+	if err := s.to(c, Removing, "remove", func(r *Record) { r.RemoveVolumes = volumes }); err != nil {
+		return err
+	}
+	r := c.record()
+	// The layer goes first, and a record without layer is removed by Restore:
+	// that is intent enough, unless volumes shall go with it.
+	if volumes && slices.ContainsFunc(r.Mounts, func(m Mount) bool { return m.Anonymous }) && !r.HostConfig.AutoRemove {
+		if err := s.save(c); err != nil {
+			return err
+		}
+	}
+	s.closeStreams(c)
+	if err := s.dismantle(ctx, &r, volumes); err != nil {
+		if merr := s.to(c, Dead, "removal failed", func(r *Record) { r.Error = err.Error() }); merr == nil {
+			merr = s.save(c)
+			if merr != nil {
+				s.d.Log.Error("failed removal not recorded", logkey.Container, r.ID, logkey.Err, merr)
+			}
+		}
+		return err
+	}
+	s.mu.Lock()
+	delete(s.byID, r.ID)
+	if s.byName[r.Name] == r.ID {
+		delete(s.byName, r.Name)
+	}
+	s.mu.Unlock()
+	c.mu.Lock()
+	c.removed = true
+	c.mu.Unlock()
+	s.emit(r, events.ActionDestroy, nil)
+	c.notify(true)
+	return nil
+}
+
+// Prune removes all containers that do not run and that the filters match.
+func (s *Service) Prune(ctx context.Context, filters map[string][]string) (container.PruneReport, error) {
+	rep := container.PruneReport{}
+	if !s.pruning.TryLock() {
+		return rep, conflict("a prune operation is already running")
+	}
+	defer s.pruning.Unlock()
+	f, err := newFilter(filters, "until", "label", "label!")
+	if err != nil {
+		return rep, err
+	}
+	until, err := f.until(s.d.Clock.Now())
+	if err != nil {
+		return rep, err
+	}
+	for _, c := range s.all() {
+		if ctx.Err() != nil {
+			return rep, nil
+		}
+		r := c.record()
+		if r.Phase.running() || r.Phase == Starting || (!until.IsZero() && r.Created.After(until)) || !f.labels(r.Config.Labels) {
+			continue
+		}
+		size, _, err := s.d.Rootfs.Usage(ctx, r.ID)
+		if err != nil {
+			s.d.Log.Warn("size of pruned container unknown", logkey.Container, r.ID, logkey.Err, err)
+			size = 0
+		}
+		if err := s.Remove(ctx, r.ID, RemoveOptions{}); err != nil {
+			if !errdefs.IsNotFound(err) {
+				s.d.Log.Warn("container not pruned", logkey.Container, r.ID, logkey.Err, err)
+			}
+			continue
+		}
+		rep.SpaceReclaimed += uint64(max(size, 0))
+		rep.ContainersDeleted = append(rep.ContainersDeleted, r.ID)
+	}
+	s.d.Events.Publish(events.Message{
+		Type: events.ContainerEventType, Action: events.ActionPrune, Scope: "local",
+		Actor: events.Actor{Attributes: map[string]string{"reclaimed": strconv.FormatUint(rep.SpaceReclaimed, 10)}},
+	})
+	return rep, nil
+}

@@ -1,0 +1,78 @@
+package container
+
+import (
+	"context"
+
+	"github.com/moby/moby/api/types/container"
+)
+
+// waiter is one request to be told of an end.
+type waiter struct {
+	cond container.WaitCondition
+	to   chan container.WaitResponse // buffered
+}
+
+// Wait registers for the condition; the channel gives one response.
+func (s *Service) Wait(ctx context.Context, name string, cond container.WaitCondition) (<-chan container.WaitResponse, error) {
+	c, err := s.lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	switch cond {
+	case "":
+		cond = container.WaitConditionNotRunning
+	case container.WaitConditionNotRunning, container.WaitConditionNextExit, container.WaitConditionRemoved:
+	default:
+		return nil, invalid("invalid condition: %q", string(cond))
+	}
+	to := make(chan container.WaitResponse, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	met := c.removed || (cond == container.WaitConditionNotRunning && !c.rec.Phase.running() && c.rec.Phase != Starting)
+	if met {
+		to <- c.waitResponse()
+		return to, nil
+	}
+	c.waiters = append(c.waiters, waiter{cond: cond, to: to})
+	if ctx.Done() != nil {
+		context.AfterFunc(ctx, func() { c.dropWaiter(to) })
+	}
+	return to, nil
+}
+
+// waitResponse is called with c.mu held.
+func (c *Container) waitResponse() container.WaitResponse {
+	r := container.WaitResponse{StatusCode: int64(c.rec.ExitCode)}
+	if c.rec.Error != "" {
+		r.Error = &container.WaitExitError{Message: c.rec.Error}
+	}
+	return r
+}
+
+func (c *Container) dropWaiter(to chan container.WaitResponse) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, w := range c.waiters {
+		if w.to == to {
+			c.waiters = append(c.waiters[:i:i], c.waiters[i+1:]...)
+			return
+		}
+	}
+}
+
+// notifyExit tells those who wait for an end, not those who wait for the removal.
+func (s *Service) notifyExit(c *Container) { c.notify(false) }
+
+func (c *Container) notify(removed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var rest []waiter
+	for _, w := range c.waiters {
+		if w.cond == container.WaitConditionRemoved && !removed {
+			rest = append(rest, w)
+			continue
+		}
+		w.to <- c.waitResponse()
+	}
+	c.waiters = rest
+}
