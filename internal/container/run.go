@@ -32,7 +32,7 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 			switch {
 			case ev.Exec != "":
-				exits.Go(func() { s.execSeen(context.WithoutCancel(ctx), ev) })
+				// Whoever started it waits for it: see watchExec.
 			case ev.Kind == TaskOOM:
 				s.oomSeen(ev)
 			case ev.Kind == TaskExited:
