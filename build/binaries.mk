@@ -1,0 +1,24 @@
+# The programs that run beside the daemon: shim, runc and the init of --init.
+# Included by the Makefile. Each depends on what its version is pinned by.
+
+GO ?= go
+
+# In the shim nothing but its start-up time and size counts: one runs for each
+# container, and two start on the way to its first process.
+bin/containerd-shim-runc-v2: go.mod
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ \
+		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	@touch $@
+
+# Static, so that no dynamic linker runs three times per container start.
+# Needs libseccomp-dev.
+bin/runc: tools/runc/go.mod tools/runc/go.sum
+	cd tools/runc && $(GO) build -trimpath \
+		-tags "seccomp urfave_cli_no_docs netgo osusergo" \
+		-ldflags "-s -w -linkmode external -extldflags -static" \
+		-o ../../$@ github.com/opencontainers/runc
+	@touch $@
+
+bin/holdfast-init: go.mod $(wildcard cmd/holdfast-init/*.go)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/holdfast-init
+	@touch $@
