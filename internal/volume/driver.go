@@ -17,14 +17,18 @@ type Driver interface {
 	// CheckOptions refuses options that the driver does not know, by name
 	// (errdefs.ErrInvalidArgument).
 	CheckOptions(options map[string]string) error
-	// Create makes an empty volume.
+	// Create makes an empty volume, durably. One that is there and empty is
+	// good; one that holds data nobody told of is refused with
+	// errdefs.ErrAlreadyExists. A failing Create leaves nothing behind.
 	Create(ctx context.Context, v Spec) error
 	// Remove deletes the volume's data. A volume that is not there is no error.
+	// errdefs.ErrFailedPrecondition says that it refused and touched nothing.
 	Remove(ctx context.Context, v Spec) error
 	// Path is where the data is or will be mounted; it does no I/O.
 	Path(v Spec) string
-	// Mount makes the data reachable at Path; counted by the Service, so called
-	// for the first user only.
+	// Mount makes the data reachable at Path. It is called for each user and
+	// idempotent. Data that has gone is errdefs.ErrDataLoss: a driver never makes
+	// it anew, empty.
 	Mount(ctx context.Context, v Spec) error
 	// Unmount is called when the last user has gone. It tolerates a volume that
 	// is not mounted (after a reboot).

@@ -147,6 +147,7 @@ func Filters(r *http.Request) (map[string][]string, error) {
 	var m map[string]map[string]bool
 	if err := json.Unmarshal([]byte(s), &m); err == nil {
 		for k, vs := range m {
+			out[k] = []string{}
 			for v, on := range vs {
 				if on {
 					out[k] = append(out[k], v)
@@ -156,7 +157,7 @@ func Filters(r *http.Request) (map[string][]string, error) {
 		return out, nil
 	}
 	if err := json.Unmarshal([]byte(s), &out); err != nil {
-		return nil, fault.Wrap(errdefs.ErrInvalidArgument, err, "invalid filter")
+		return nil, fault.New(errdefs.ErrInvalidArgument, "invalid filter")
 	}
 	return out, nil
 }

@@ -1,0 +1,218 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/volume"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/base/keylock"
+	"holdfast.dev/holdfast/internal/base/logkey"
+)
+
+const (
+	// AnonymousLabel marks a volume whose name was made for it, as in Docker.
+	AnonymousLabel = "com.docker.volume.anonymous"
+	// finishLimit bounds a change that is past the point of no return.
+	finishLimit = time.Minute
+)
+
+// Service is the volume domain.
+type Service struct {
+	d       Deps
+	drivers map[string]Driver
+	locks   keylock.Locker // by volume name; held across driver calls, taken before mu
+	pruning atomic.Bool
+
+	mu     sync.Mutex // guards byName and what it points to; never held across I/O
+	byName map[string]*entry
+}
+
+// entry is a volume and who uses it.
+type entry struct {
+	rec    Record
+	refs   map[string]struct{} // containers that refer to it
+	mounts map[string]struct{} // containers that have it mounted
+}
+
+// New reads the records and finishes what an earlier daemon was doing when it
+// ended. Containers then refer to their volumes by Reattach, and Settle ends
+// the start.
+func New(ctx context.Context, d Deps) (*Service, error) {
+	s := &Service{d: d, drivers: map[string]Driver{}, byName: map[string]*entry{}}
+	for _, dr := range d.Drivers {
+		s.drivers[dr.Name()] = dr
+	}
+	recs, err := d.Records.All()
+	if err != nil {
+		return nil, fmt.Errorf("read volume records: %w", err)
+	}
+	for _, r := range recs {
+		keep, err := s.recover(ctx, r)
+		if err != nil {
+			d.Log.Error("volume not recovered", logkey.Volume, r.Name, logkey.From, r.State, logkey.Err, err)
+		}
+		if keep {
+			s.byName[r.Name] = newEntry(*r)
+		}
+	}
+	return s, nil
+}
+
+func newEntry(r Record) *entry {
+	return &entry{rec: r, refs: map[string]struct{}{}, mounts: map[string]struct{}{}}
+}
+
+// recover finishes a change that an earlier daemon began. It reports whether
+// the volume is still there.
+func (s *Service) recover(ctx context.Context, r *Record) (keep bool, err error) {
+	if r.State == Ready {
+		return true, nil
+	}
+	dr, ok := s.drivers[r.Driver]
+	if !ok {
+		return true, unknownDriver(r.Driver)
+	}
+	if r.State == Creating {
+		// Nobody was told that it exists. Create refuses data that isn't ours, and
+		// then there is nothing to take away.
+		if err := dr.Create(ctx, r.spec()); err != nil {
+			s.d.Log.Warn("half-made volume given up", logkey.Volume, r.Name, logkey.Err, err)
+			return false, s.d.Records.Delete(r.Name)
+		}
+	}
+	if err := dr.Remove(ctx, r.spec()); err != nil {
+		return true, err
+	}
+	s.d.Log.Info("volume removed", logkey.Volume, r.Name, logkey.Why, "the daemon ended while it was "+string(r.State))
+	return false, s.d.Records.Delete(r.Name)
+}
+
+// Settle unmounts what no container uses after all of them were reattached:
+// their users ended while no daemon was there.
+func (s *Service) Settle(ctx context.Context) {
+	for _, name := range s.names() {
+		if err := s.settle(ctx, name); err != nil {
+			s.d.Log.Warn("unused volume not unmounted", logkey.Volume, name, logkey.Err, err)
+		}
+	}
+}
+
+func (s *Service) settle(ctx context.Context, name string) error {
+	unlock, err := s.locks.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e, err := s.get(name)
+	if err != nil || len(s.mounted(e)) > 0 {
+		return nil
+	}
+	dr, err := s.driverOf(e)
+	if err != nil {
+		return err
+	}
+	return dr.Unmount(ctx, e.rec.spec())
+}
+
+// Drivers names the drivers, for `docker info`.
+func (s *Service) Drivers() []string { return slices.Sorted(maps.Keys(s.drivers)) }
+
+func unknownDriver(name string) error {
+	return fault.New(errdefs.ErrNotFound, `error looking up volume plugin %s: plugin %q not found`, name, name)
+}
+
+func (s *Service) driverOf(e *entry) (Driver, error) {
+	dr, ok := s.drivers[e.rec.Driver]
+	if !ok {
+		return nil, unknownDriver(e.rec.Driver)
+	}
+	return dr, nil
+}
+
+// get finds a volume. Its record doesn't change while the caller holds the
+// volume's lock.
+func (s *Service) get(name string) (*entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.byName[name]; ok {
+		return e, nil
+	}
+	return nil, fault.New(errdefs.ErrNotFound, "get %s: no such volume", name)
+}
+
+func (s *Service) put(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byName[e.rec.Name] = e
+}
+
+func (s *Service) drop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byName, name)
+}
+
+func (s *Service) names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.byName))
+}
+
+func (s *Service) refs(e *entry) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.refs))
+}
+
+func (s *Service) mounted(e *entry) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.mounts))
+}
+
+// setIn and unset change one of an entry's sets.
+func (s *Service) setIn(set map[string]struct{}, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set[key] = struct{}{}
+}
+
+func (s *Service) unset(set map[string]struct{}, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(set, key)
+}
+
+func (s *Service) publish(action events.Action, name string, attributes map[string]string) {
+	s.d.Events.Publish(events.Message{
+		Type: events.VolumeEventType, Action: action,
+		Actor: events.Actor{ID: name, Attributes: attributes},
+	})
+}
+
+// toAPI shows a volume as the API does.
+func (s *Service) toAPI(e *entry) volume.Volume {
+	r := e.rec
+	v := volume.Volume{
+		Name:      r.Name,
+		Driver:    r.Driver,
+		CreatedAt: r.Created.Format(time.RFC3339),
+		Labels:    r.Labels,
+		Options:   r.Options,
+		Scope:     "local",
+	}
+	if dr, ok := s.drivers[r.Driver]; ok {
+		v.Mountpoint = dr.Path(r.spec())
+		v.Scope = dr.Capabilities().Scope
+	}
+	return v
+}

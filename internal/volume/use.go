@@ -1,0 +1,152 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/base/logkey"
+)
+
+// Acquire finds or creates the volume for a container, which refers to it from
+// then on: it cannot be removed until Release.
+func (s *Service) Acquire(ctx context.Context, r Request) (Info, error) {
+	e, unlock, err := s.ensure(ctx, CreateOptions{Name: r.Name, Driver: r.Driver, Options: r.Options, Labels: r.Labels})
+	if err != nil {
+		return Info{}, err
+	}
+	defer unlock()
+	s.setIn(e.refs, r.Container)
+	v := s.toAPI(e)
+	return Info{Name: v.Name, Driver: v.Driver, Source: v.Mountpoint, Anonymous: e.rec.Anonymous}, nil
+}
+
+// Reattach refers again to a volume after a daemon restart.
+func (s *Service) Reattach(ctx context.Context, name, container string, mounted bool) error {
+	return s.with(ctx, name, func(e *entry, _ Driver) error {
+		s.setIn(e.refs, container)
+		if mounted {
+			s.setIn(e.mounts, container)
+		}
+		return nil
+	})
+}
+
+// with runs do with the volume's lock held.
+func (s *Service) with(ctx context.Context, name string, do func(*entry, Driver) error) error {
+	unlock, err := s.locks.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e, err := s.get(name)
+	if err != nil {
+		return err
+	}
+	dr, err := s.driverOf(e)
+	if err != nil {
+		return err
+	}
+	return do(e, dr)
+}
+
+// Mount makes the volume's data reachable for a run of the container and
+// returns its directory. It is idempotent per container.
+func (s *Service) Mount(ctx context.Context, name, container string) (path string, err error) {
+	err = s.with(ctx, name, func(e *entry, dr Driver) error {
+		path = dr.Path(e.rec.spec())
+		users := s.mounted(e)
+		for _, u := range users {
+			if u == container {
+				return nil
+			}
+		}
+		if e.rec.State != Ready {
+			return fault.New(errdefs.ErrConflict, "volume '%s' is half removed: remove it first", name)
+		}
+		if err := mount(ctx, dr, e.rec.spec()); err != nil {
+			return err
+		}
+		s.setIn(e.mounts, container)
+		s.publish(events.ActionMount, name, map[string]string{"driver": e.rec.Driver, "container": container})
+		return nil
+	})
+	return path, err
+}
+
+// mount asks the driver each time, not for the first user only: it is
+// idempotent, and it finds that the data has gone from under the others.
+func mount(ctx context.Context, dr Driver, v Spec) error {
+	if err := dr.Mount(ctx, v); err != nil {
+		return fault.Wrap(errdefs.Resolve(err), err, "error while mounting volume '%s'", dr.Path(v))
+	}
+	return nil
+}
+
+// Unmount ends a run of the container. Idempotent.
+func (s *Service) Unmount(ctx context.Context, name, container string) error {
+	return s.with(ctx, name, func(e *entry, dr Driver) error {
+		if _, ok := e.mounts[container]; !ok { // mounts change with the lock held only
+			return nil
+		}
+		s.unset(e.mounts, container)
+		s.publish(events.ActionUnmount, name, map[string]string{"driver": e.rec.Driver, "container": container})
+		if len(s.mounted(e)) > 0 {
+			return nil
+		}
+		if err := dr.Unmount(ctx, e.rec.spec()); err != nil {
+			return fmt.Errorf("unmount volume %s: %w", name, err)
+		}
+		return nil
+	})
+}
+
+// Populate copies src, a directory of the image, into the volume if that is
+// empty. A volume that the driver must mount is mounted for it.
+func (s *Service) Populate(ctx context.Context, name, container, src string) error {
+	return s.with(ctx, name, func(e *entry, dr Driver) (err error) {
+		if err := mount(ctx, dr, e.rec.spec()); err != nil {
+			return err
+		}
+		if len(s.mounted(e)) == 0 {
+			defer func() { err = errors.Join(err, dr.Unmount(context.WithoutCancel(ctx), e.rec.spec())) }()
+		}
+		if err := s.d.Populator.Populate(ctx, src, dr.Path(e.rec.spec())); err != nil {
+			return fmt.Errorf("copy the image's content of container %s into volume %s: %w", container, name, err)
+		}
+		return nil
+	})
+}
+
+// Release ends the container's reference. Idempotent; a volume that has gone is
+// no error.
+func (s *Service) Release(ctx context.Context, name, container string) error {
+	err := s.with(ctx, name, func(e *entry, _ Driver) error {
+		s.unset(e.refs, container)
+		return nil
+	})
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// RemoveAnonymous deletes the volume if it is anonymous and nobody refers to it
+// any more; else it does nothing.
+func (s *Service) RemoveAnonymous(ctx context.Context, name string) error {
+	err := s.with(ctx, name, func(e *entry, _ Driver) error {
+		if !e.rec.Anonymous || len(s.refs(e)) > 0 {
+			return nil
+		}
+		return s.removeLocked(ctx, e, false)
+	})
+	if errdefs.IsNotFound(err) {
+		s.d.Log.Debug("anonymous volume already gone", logkey.Volume, name)
+		return nil
+	}
+	return err
+}
