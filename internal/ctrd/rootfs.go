@@ -1,0 +1,210 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	dockercontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/container"
+)
+
+// gcRoot is the label that keeps a snapshot from being collected.
+const gcRoot = "containerd.io/gc.root"
+
+// Rootfs keeps writable layers as active overlayfs snapshots named by their
+// container. It implements container.Rootfs.
+type Rootfs struct {
+	snaps snapshots.Snapshotter
+	dir   string // merged directories, by container
+}
+
+var _ container.Rootfs = (*Rootfs)(nil)
+
+// Driver implements container.Rootfs.
+func (*Rootfs) Driver() string { return Snapshotter }
+
+func (r *Rootfs) merged(id string) string { return filepath.Join(r.dir, id) }
+
+// Prepare implements container.Rootfs.
+func (r *Rootfs) Prepare(ctx context.Context, id, parent string) error {
+	_, err := r.snaps.Prepare(in(ctx), id, parent, snapshots.WithLabels(map[string]string{
+		gcRoot: time.Now().UTC().Format(time.RFC3339),
+	}))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("prepare writable layer of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Mount implements container.Rootfs.
+func (r *Rootfs) Mount(ctx context.Context, id string) (container.Layer, error) {
+	mounts, err := r.mounts(ctx, id)
+	if err != nil {
+		return container.Layer{}, err
+	}
+	dir := r.merged(id)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return container.Layer{}, fmt.Errorf("make merged directory: %w", err)
+	}
+	mounted, err := mountinfo.Mounted(dir)
+	if err != nil {
+		return container.Layer{}, fmt.Errorf("look for mount of %s: %w", dir, err)
+	}
+	if !mounted {
+		if err := mount.All(mounts, dir); err != nil {
+			return container.Layer{}, fmt.Errorf("mount layers of container %s: %w", id, err)
+		}
+	}
+	return r.layer(id, mounts), nil
+}
+
+// Unmount implements container.Rootfs.
+func (r *Rootfs) Unmount(_ context.Context, id string) error {
+	dir := r.merged(id)
+	for {
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EBUSY) {
+			err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+		switch {
+		case err == nil:
+			continue // mounts may be stacked
+		case errors.Is(err, unix.EINVAL): // not mounted
+			if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("remove merged directory: %w", err)
+			}
+			return nil
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		}
+		return fmt.Errorf("unmount layers of container %s: %w", id, err)
+	}
+}
+
+// Layer implements container.Rootfs.
+func (r *Rootfs) Layer(ctx context.Context, id string) (container.Layer, error) {
+	mounts, err := r.mounts(ctx, id)
+	if err != nil {
+		return container.Layer{}, err
+	}
+	return r.layer(id, mounts), nil
+}
+
+func (r *Rootfs) mounts(ctx context.Context, id string) ([]mount.Mount, error) {
+	m, err := r.snaps.Mounts(in(ctx), id)
+	if err != nil {
+		return nil, fmt.Errorf("find layers of container %s: %w", id, err)
+	}
+	return m, nil
+}
+
+// layer reads the directories out of what will be mounted. A container over no
+// image has no lower directories: its only one is bound.
+func (r *Rootfs) layer(id string, mounts []mount.Mount) container.Layer {
+	l := container.Layer{Merged: r.merged(id)}
+	for _, m := range mounts {
+		if m.Type == "bind" {
+			l.Upper = m.Source
+		}
+		for _, o := range m.Options {
+			switch k, v, _ := strings.Cut(o, "="); k {
+			case "lowerdir":
+				l.Lower = strings.Split(v, ":")
+			case "upperdir":
+				l.Upper = v
+			case "workdir":
+				l.Work = v
+			}
+		}
+	}
+	return l
+}
+
+// Remove implements container.Rootfs.
+func (r *Rootfs) Remove(ctx context.Context, id string) error {
+	if err := r.Unmount(ctx, id); err != nil {
+		return err
+	}
+	if err := r.snaps.Remove(in(ctx), id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove writable layer of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Usage implements container.Rootfs.
+func (r *Rootfs) Usage(ctx context.Context, id string) (rw, rootfs int64, err error) {
+	ctx = in(ctx)
+	key := id
+	for key != "" {
+		u, err := r.snaps.Usage(ctx, key)
+		if err != nil {
+			return 0, 0, fmt.Errorf("measure layer %s: %w", key, err)
+		}
+		if key == id {
+			rw = u.Size
+		}
+		rootfs += u.Size
+		info, err := r.snaps.Stat(ctx, key)
+		if err != nil {
+			return 0, 0, fmt.Errorf("look at layer %s: %w", key, err)
+		}
+		key = info.Parent
+	}
+	return rw, rootfs, nil
+}
+
+// idLength is the length of a container ID; image unpacking has active
+// snapshots too, under longer names.
+const idLength = 64
+
+// List implements container.Rootfs: snapshots and merged directories alike.
+func (r *Rootfs) List(ctx context.Context) ([]string, error) {
+	seen := map[string]bool{}
+	err := r.snaps.Walk(in(ctx), func(_ context.Context, i snapshots.Info) error {
+		if i.Kind == snapshots.KindActive && len(i.Name) == idLength {
+			seen[i.Name] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list writable layers: %w", err)
+	}
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list merged directories: %w", err)
+	}
+	for _, e := range entries {
+		if len(e.Name()) == idLength {
+			seen[e.Name()] = true
+		}
+	}
+	out := make([]string, 0, len(seen))
+	for id := range seen {
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// Changes implements container.Rootfs.
+func (r *Rootfs) Changes(ctx context.Context, id string) ([]dockercontainer.FilesystemChange, error) {
+	l, err := r.Layer(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	c, err := changes(ctx, l.Upper, l.Lower)
+	if err != nil {
+		return nil, fmt.Errorf("compare layers of container %s: %w", id, err)
+	}
+	return c, nil
+}

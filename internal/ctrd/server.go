@@ -1,0 +1,300 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/diff/apply"
+	"github.com/containerd/containerd/v2/core/events/exchange"
+	"github.com/containerd/containerd/v2/core/metadata"
+	runtimev2 "github.com/containerd/containerd/v2/core/runtime/v2"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	bolt "go.etcd.io/bbolt"
+
+	"holdfast.dev/holdfast/internal/base/logkey"
+)
+
+const (
+	// Namespace is the only namespace used in containerd's metadata.
+	Namespace = "holdfast"
+	// Snapshotter is the name of the only snapshotter.
+	Snapshotter = "overlayfs"
+
+	lockTimeout = time.Second
+)
+
+// Config says where the engine lives and which programs it uses. All fields
+// but SystemdCgroup are required.
+type Config struct {
+	Root          string // content, metadata, snapshots
+	State         string // bundles, fifos, sockets: gone after a reboot
+	RootfsDir     string // where writable layers are mounted, one directory per container
+	ShimPath      string
+	RuncPath      string
+	SystemdCgroup bool
+	Log           *slog.Logger
+}
+
+// Server is the embedded engine.
+type Server struct {
+	cfg      Config
+	bolt     *bolt.DB
+	meta     *metadata.DB
+	events   *exchange.Exchange
+	snaps    snapshots.Snapshotter // through the metadata store
+	closers  []func() error
+	client   *client.Client
+	tasks    *runtimev2.TaskManager
+	collect  *collector
+	runtime  *Runtime
+	rootfs   *Rootfs
+	eventsrv *eventServer
+}
+
+// Start opens the stores under cfg.Root and adopts the shims that an earlier
+// engine with the same cfg.State left running.
+func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
+	bridgeLogs(cfg.Log)
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	s := &Server{cfg: cfg, events: exchange.NewExchange()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{
+		{cfg.Root, 0o700}, {cfg.State, 0o711}, {cfg.RootfsDir, 0o711},
+		{s.stateDir("tasks"), 0o711}, {s.stateDir("io"), 0o700}, {s.stateDir("s"), 0o711}, {s.workDir(), 0o711},
+	} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return nil, fmt.Errorf("make engine directory: %w", err)
+		}
+	}
+	if err := s.openStores(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openTasks(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) stateDir(name string) string { return filepath.Join(s.cfg.State, name) }
+func (s *Server) workDir() string             { return filepath.Join(s.cfg.Root, "tasks") }
+
+func (s *Server) openStores(ctx context.Context) error {
+	content, err := local.NewStore(filepath.Join(s.cfg.Root, "content"))
+	if err != nil {
+		return fmt.Errorf("open content store: %w", err)
+	}
+	// Features that change what a layer looks like on disk stay off, whatever the
+	// kernel's defaults are: diff and commit read upper directories directly.
+	snapRoot := filepath.Join(s.cfg.Root, "snapshots")
+	snapshotter, err := overlay.NewSnapshotter(snapRoot, overlay.WithMountOptions(overlayOptions()))
+	if err != nil {
+		return fmt.Errorf("open overlay snapshotter: %w", err)
+	}
+	s.closers = append(s.closers, snapshotter.Close)
+
+	s.bolt, err = bolt.Open(filepath.Join(s.cfg.Root, "metadata.db"), 0o600, &bolt.Options{
+		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+	})
+	if err != nil {
+		return fmt.Errorf("open engine metadata: %w", err)
+	}
+	s.closers = append(s.closers, s.bolt.Close)
+	s.meta = metadata.NewDB(s.bolt, content, map[string]snapshots.Snapshotter{Snapshotter: snapshotter},
+		metadata.WithEventsPublisher(s.events))
+	if err := s.meta.Init(ctx); err != nil {
+		return fmt.Errorf("prepare engine metadata: %w", err)
+	}
+	s.snaps = s.meta.Snapshotter(Snapshotter)
+	if err := ensureNamespace(ctx, s.meta); err != nil {
+		return err
+	}
+	s.collect = newCollector(s.meta, s.cfg.Log)
+
+	cs := s.meta.ContentStore()
+	s.client, err = client.New("", client.WithDefaultNamespace(Namespace), client.WithServices(
+		client.WithContentStore(cs),
+		client.WithImageStore(collectedImages{metadata.NewImageStore(s.meta), s.collect}),
+		client.WithLeasesService(collectedLeases{metadata.NewLeaseManager(s.meta), s.collect}),
+		client.WithSnapshotters(map[string]snapshots.Snapshotter{Snapshotter: s.snaps}),
+		client.WithDiffService(differ{walking.NewWalkingDiff(cs), apply.NewFileSystemApplier(cs)}),
+		client.WithEventService(s.events),
+		client.WithNamespaceService(namespaceStore{s.meta}),
+		client.WithContainerStore(metadata.NewContainerStore(s.meta)),
+	))
+	if err != nil {
+		return fmt.Errorf("join engine parts: %w", err)
+	}
+	s.rootfs = &Rootfs{snaps: s.snaps, dir: s.cfg.RootfsDir}
+	return nil
+}
+
+// overlayOptions turns off what changes the form of upper directories.
+func overlayOptions() []string {
+	opts := []string{"index=off"}
+	for name, off := range map[string]string{"metacopy": "metacopy=off", "redirect_dir": "redirect_dir=nofollow"} {
+		if v, err := os.ReadFile("/sys/module/overlay/parameters/" + name); err == nil {
+			if on := strings.TrimSpace(string(v)); on == "Y" {
+				opts = append(opts, off)
+			}
+		}
+	}
+	return opts
+}
+
+type differ struct {
+	diff.Comparer
+	diff.Applier
+}
+
+func (s *Server) openTasks(ctx context.Context) error {
+	var err error
+	if s.eventsrv, err = serveEvents(ctx, s.stateDir("events.sock"), s.events, s.cfg.Log); err != nil {
+		return err
+	}
+	shims, err := runtimev2.NewShimManager(&runtimev2.ManagerConfig{
+		Store:        bundleStore{dir: filepath.Join(s.stateDir("tasks"), Namespace), shim: s.cfg.ShimPath},
+		SandboxStore: metadata.NewSandboxStore(s.meta),
+		Events:       s.events,
+		Address:      s.stateDir("none.sock"), // shims are told it and never use it
+		TTRPCAddress: s.stateDir("events.sock"),
+		SocketDir:    s.stateDir("s"),
+	})
+	if err != nil {
+		return fmt.Errorf("make shim manager: %w", err)
+	}
+	s.tasks, err = runtimev2.NewTaskManager(ctx, s.workDir(), s.stateDir("tasks"), shims)
+	if err != nil {
+		return fmt.Errorf("adopt running tasks: %w", err)
+	}
+	s.runtime, err = newRuntime(ctx, s)
+	return err
+}
+
+// Client returns containerd's client over the stores in this process.
+func (s *Server) Client() *client.Client { return s.client }
+
+// Runtime returns the task adapter.
+func (s *Server) Runtime() *Runtime { return s.runtime }
+
+// Rootfs returns the writable layers' adapter.
+func (s *Server) Rootfs() *Rootfs { return s.rootfs }
+
+// Collect removes content and snapshots that nothing refers to, now.
+func (s *Server) Collect(ctx context.Context) error { return s.collect.now(ctx) }
+
+// RuncVersion asks the runtime for its version.
+func (s *Server) RuncVersion(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, s.cfg.RuncPath, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask runc for its version: %w", err)
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimPrefix(line, "runc version "), nil
+}
+
+// Close lets go of everything; shims and their containers go on.
+func (s *Server) Close() error {
+	var errs []error
+	if s.runtime != nil {
+		s.runtime.close()
+	}
+	if s.eventsrv != nil {
+		errs = append(errs, s.eventsrv.close())
+	}
+	if s.collect != nil {
+		s.collect.close()
+	}
+	if s.client != nil {
+		errs = append(errs, s.client.Close())
+	}
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// collector removes unreferenced content and snapshots soon after something
+// was deleted, and at once where a caller wants to wait for it.
+type collector struct {
+	meta *metadata.DB
+	log  *slog.Logger
+	dirt chan struct{}
+	done chan struct{}
+	stop context.CancelFunc
+
+	mu sync.Mutex // one collection at a time
+}
+
+// collectDelay gathers the deletions of one verb into one collection.
+const collectDelay = 500 * time.Millisecond
+
+func newCollector(meta *metadata.DB, log *slog.Logger) *collector {
+	ctx, stop := context.WithCancel(context.Background())
+	c := &collector{meta: meta, log: log, dirt: make(chan struct{}, 1), done: make(chan struct{}), stop: stop}
+	meta.RegisterMutationCallback(func(dirty bool) {
+		if dirty {
+			select {
+			case c.dirt <- struct{}{}:
+			default:
+			}
+		}
+	})
+	c.dirt <- struct{}{} // what an earlier engine had no time for
+	go c.run(ctx)
+	return c
+}
+
+func (c *collector) run(ctx context.Context) {
+	defer close(c.done)
+	t := time.NewTimer(collectDelay)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.dirt:
+		}
+		t.Reset(collectDelay)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		if err := c.now(ctx); err != nil && ctx.Err() == nil {
+			c.log.Warn("unreferenced layers not removed, will try after the next change", logkey.Err, err)
+		}
+	}
+}
+
+func (c *collector) now(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := c.meta.GarbageCollect(ctx)
+	return err
+}
+
+func (c *collector) close() {
+	c.stop()
+	<-c.done
+}
