@@ -20,7 +20,7 @@ const lagLimit = 256 << 20
 type segment struct {
 	f       *os.File
 	size    int64    // bytes of whole records
-	refs    int      // the writer and the followers that read it
+	refs    int      // the writer, the followers that read it, the segment before it
 	next    *segment // the file that was begun after it
 	expired bool     // closed under a follower that lagged too much
 }
@@ -164,10 +164,9 @@ func (l *fileLog) rotate() {
 	}
 	prev := l.cur
 	prev.next = next
+	next.refs++ // a follower of prev comes to it
 	l.cur = next
-	if prev.refs > 1 {
-		l.old = append(l.old, prev)
-	}
+	l.old = append(l.old, prev)
 	l.release(prev)
 	l.expire()
 	l.wake()
@@ -200,15 +199,18 @@ func (l *fileLog) shift() error {
 	return os.Rename(l.path, rotated(l.path, 1))
 }
 
-// release gives one use of a segment back; mu is held.
+// release gives one use of a segment back, and with the last one its use of
+// the next; mu is held.
 func (l *fileLog) release(s *segment) {
-	if s.refs--; s.refs > 0 {
-		return
+	for ; s != nil; s = s.next {
+		if s.refs--; s.refs > 0 {
+			return
+		}
+		if !s.expired {
+			_ = s.f.Close() // nothing is buffered in the process
+		}
+		l.old = slices.DeleteFunc(l.old, func(o *segment) bool { return o == s })
 	}
-	if !s.expired {
-		_ = s.f.Close() // nothing is buffered in the process
-	}
-	l.old = slices.DeleteFunc(l.old, func(o *segment) bool { return o == s })
 }
 
 // expire closes the oldest rotated files under followers that are too far
