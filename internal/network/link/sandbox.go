@@ -1,0 +1,425 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/network"
+	"holdfast.dev/holdfast/internal/network/ns"
+)
+
+// sparePrefix begins the names of namespaces made ahead of use. No container
+// ID does.
+const sparePrefix = "spare-"
+
+// Start implements network.Link: it sweeps the spares of an earlier daemon and
+// begins to make new ones.
+func (l *Link) Start(ctx context.Context) error {
+	if err := os.MkdirAll(l.c.Dir, 0o755); err != nil {
+		return fmt.Errorf("make directory for namespaces: %w", err)
+	}
+	dir, err := os.ReadDir(l.c.Dir)
+	if err != nil {
+		return fmt.Errorf("list namespaces: %w", err)
+	}
+	for _, e := range dir {
+		if strings.HasPrefix(e.Name(), sparePrefix) {
+			if err := drop(filepath.Join(l.c.Dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if l.c.Spare <= 0 {
+		return nil
+	}
+	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	l.filler.Add(1)
+	go func() {
+		defer l.filler.Done()
+		l.fill(ctx)
+	}()
+	return nil
+}
+
+// fill keeps spares ready until ctx ends, then gives them back.
+func (l *Link) fill(ctx context.Context) {
+	for n := 0; ; n++ {
+		path := filepath.Join(l.c.Dir, sparePrefix+strconv.Itoa(n))
+		if err := makeNS(path); err != nil {
+			l.c.Log.Warn("make spare network namespace", logkey.Err, err)
+			<-ctx.Done() // containers make their own, and tell if that fails too
+			break
+		}
+		select {
+		case l.spares <- path:
+			continue
+		case <-ctx.Done():
+			l.discard(path)
+		}
+		break
+	}
+	for {
+		select {
+		case path := <-l.spares:
+			l.discard(path)
+		default:
+			return
+		}
+	}
+}
+
+func (l *Link) discard(path string) {
+	if err := drop(path); err != nil {
+		l.c.Log.Warn("remove spare network namespace", logkey.Path, path, logkey.Err, err)
+	}
+}
+
+// Close implements network.Link. Namespaces of containers stay.
+func (l *Link) Close() error {
+	l.stop()
+	l.filler.Wait()
+	l.h.Close()
+	return nil
+}
+
+// makeNS makes a namespace at path: loopback up, IPv6 off on interfaces until
+// one gets an address, nothing to wait for.
+func makeNS(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("make mount point for namespace: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	err = ns.New(func() error {
+		if err := insideSysctls(); err != nil {
+			return err
+		}
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open rtnetlink: %w", err)
+		}
+		defer h.Close()
+		if err := h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil {
+			return fmt.Errorf("set loopback up: %w", err)
+		}
+		if err := unix.Mount(ns.Self, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount namespace at %s: %w", path, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+func insideSysctls() error {
+	for _, kv := range [][2]string{
+		{"net/ipv6/conf/default/disable_ipv6", "1"},
+		{"net/ipv6/conf/default/accept_dad", "0"},
+		{"net/ipv6/conf/default/accept_ra", "0"},
+		// What Docker sets, so that ping and low ports need no privilege.
+		{"net/ipv4/ping_group_range", "0 2147483647"},
+		{"net/ipv4/ip_unprivileged_port_start", "0"},
+	} {
+		if err := setSysctl(kv[0], kv[1]); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop unmounts and removes a namespace's mount point.
+func drop(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount namespace %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove namespace: %w", err)
+	}
+	return nil
+}
+
+func (l *Link) path(id string) string { return filepath.Join(l.c.Dir, id) }
+
+// MakeSandbox implements network.Link.
+func (l *Link) MakeSandbox(_ context.Context, id string, sysctls map[string]string) (string, error) {
+	if id == "" || strings.ContainsRune(id, '/') || strings.HasPrefix(id, sparePrefix) {
+		return "", fmt.Errorf("%q cannot name a namespace", id)
+	}
+	path := l.path(id)
+	if err := drop(path); err != nil {
+		return "", err
+	}
+	if err := l.claim(path); err != nil {
+		return "", err
+	}
+	if len(sysctls) > 0 {
+		err := ns.Do(path, func() error {
+			for k, v := range sysctls {
+				if err := setSysctl(sysctlPath(k), v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return "", errors.Join(fault.Wrap(errdefs.ErrInvalidArgument, err, "network sysctls"), drop(path))
+		}
+	}
+	return path, nil
+}
+
+// sysctlPath turns a key's dots into slashes, unless it is written with slashes already.
+func sysctlPath(key string) string {
+	if i := strings.IndexAny(key, "./"); i >= 0 && key[i] == '/' {
+		return key
+	}
+	return strings.ReplaceAll(key, ".", "/")
+}
+
+// claim puts a spare namespace at path, or makes one there.
+func (l *Link) claim(path string) error {
+	var spare string
+	select {
+	case spare = <-l.spares:
+	default:
+		if err := os.MkdirAll(l.c.Dir, 0o755); err != nil {
+			return fmt.Errorf("make directory for namespaces: %w", err)
+		}
+		return makeNS(path)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return errors.Join(fmt.Errorf("make mount point for namespace: %w", err), drop(spare))
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	// A second mount of the same namespace: moving is refused where the
+	// directory's mount is shared.
+	if err := unix.Mount(spare, path, "", unix.MS_BIND, ""); err != nil {
+		return errors.Join(fmt.Errorf("mount namespace at %s: %w", path, err), os.Remove(path), drop(spare))
+	}
+	return drop(spare)
+}
+
+// Sandbox implements network.Link.
+func (l *Link) Sandbox(id string) (string, error) {
+	path := l.path(id)
+	var st unix.Statfs_t
+	const nsfs = 0x6e736673
+	if err := unix.Statfs(path, &st); err != nil || st.Type != nsfs {
+		return "", fault.New(errdefs.ErrNotFound, "network namespace of container %s not found", id)
+	}
+	return path, nil
+}
+
+// RemoveSandbox implements network.Link.
+func (l *Link) RemoveSandbox(ctx context.Context, id string, hostEnds []string) error {
+	var errs []error
+	for _, e := range hostEnds {
+		errs = append(errs, l.Detach(ctx, e))
+	}
+	return errors.Join(append(errs, drop(l.path(id)))...)
+}
+
+// Attach implements network.Link.
+func (l *Link) Attach(_ context.Context, i network.Interface) (string, error) {
+	br, err := l.h.LinkByName(i.Bridge)
+	if err != nil {
+		return "", fmt.Errorf("bridge %s: %w", i.Bridge, err)
+	}
+	box, err := os.Open(l.path(i.Sandbox))
+	if err != nil {
+		return "", fmt.Errorf("open namespace: %w", err)
+	}
+	defer box.Close()
+	name, err := l.addVeth(i, br, int(box.Fd()))
+	if err != nil {
+		return "", err
+	}
+	if err := l.h.LinkSetHairpin(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: i.Host}}, true); err != nil {
+		return "", fmt.Errorf("let %s send back to where packets came from: %w", i.Host, err)
+	}
+	if i.Isolate && !bridgeFilters() {
+		if err := l.h.LinkSetIsolated(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: i.Host}}, true); err != nil {
+			return "", fmt.Errorf("isolate %s: %w", i.Host, err)
+		}
+	}
+	return name, ns.Do(l.path(i.Sandbox), func() error { return setUpInside(i, name) })
+}
+
+// bridgeFilters tells whether bridged packets pass the firewall.
+func bridgeFilters() bool {
+	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+// addVeth makes the pair with its ends in place: the host's in the bridge and
+// up, the other inside under its name. Without a wished name it is the first
+// free one of the prefix.
+func (l *Link) addVeth(i network.Interface, br netlink.Link, boxFd int) (string, error) {
+	mtu := i.MTU
+	if mtu == 0 {
+		mtu = br.Attrs().MTU
+	}
+	for n := 0; n < 1024; n++ {
+		name := i.Name
+		if name == "" {
+			name = i.Prefix + strconv.Itoa(n)
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = i.Host, mtu
+		attrs.MasterIndex = br.Attrs().Index
+		err := l.h.LinkAdd(&netlink.Veth{
+			LinkAttrs: attrs, PeerName: name, PeerMTU: uint32(mtu),
+			PeerHardwareAddr: i.MAC, PeerNamespace: netlink.NsFd(boxFd),
+		})
+		switch {
+		case err == nil:
+			host, err := l.h.LinkByName(i.Host)
+			if err != nil {
+				return "", fmt.Errorf("find %s: %w", i.Host, err)
+			}
+			if err := l.h.LinkSetUp(host); err != nil {
+				return "", fmt.Errorf("set %s up: %w", i.Host, err)
+			}
+			return name, nil
+		case errors.Is(err, unix.EEXIST) && i.Name == "":
+			if _, e := l.h.LinkByName(i.Host); e == nil {
+				return "", fmt.Errorf("make interface %s: %w", i.Host, err)
+			}
+		default:
+			return "", fmt.Errorf("make interface %s: %w", i.Host, err)
+		}
+	}
+	return "", fmt.Errorf("no free interface name %s0…", i.Prefix)
+}
+
+// setUpInside runs in the namespace: addresses, up, sysctls.
+func setUpInside(i network.Interface, name string) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
+	}
+	defer h.Close()
+	dev, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	for _, p := range i.Addrs {
+		if p.Addr().Is6() {
+			if err := setSysctl("net/ipv6/conf/"+name+"/disable_ipv6", "0"); err != nil {
+				return err
+			}
+		}
+		if err := h.AddrAdd(dev, addr(p)); err != nil {
+			return fmt.Errorf("add address %s to %s: %w", p, name, err)
+		}
+	}
+	for k, v := range i.Sysctls {
+		if err := setSysctl(strings.ReplaceAll(sysctlPath(k), "IFNAME", name), v); err != nil {
+			return fault.Wrap(errdefs.ErrInvalidArgument, err, "interface sysctls")
+		}
+	}
+	if err := h.LinkSetUp(dev); err != nil {
+		return fmt.Errorf("set %s up: %w", name, err)
+	}
+	return nil
+}
+
+// Detach implements network.Link.
+func (l *Link) Detach(_ context.Context, hostEnd string) error {
+	k, err := l.h.LinkByName(hostEnd)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = l.h.LinkDel(k)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove interface %s: %w", hostEnd, err)
+	}
+	return nil
+}
+
+// Gateways implements network.Link.
+func (l *Link) Gateways(_ context.Context, sandbox string, v4, v6 netip.Addr) error {
+	return ns.Do(l.path(sandbox), func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open rtnetlink: %w", err)
+		}
+		defer h.Close()
+		return errors.Join(gateway(h, netlink.FAMILY_V4, v4), gateway(h, netlink.FAMILY_V6, v6))
+	})
+}
+
+// gateway makes gw the only default route of a family.
+func gateway(h *netlink.Handle, family int, gw netip.Addr) error {
+	routes, err := h.RouteListFiltered(family, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("list default routes: %w", err)
+	}
+	set := false
+	for _, r := range routes {
+		if have, ok := netip.AddrFromSlice(r.Gw); ok && have.Unmap() == gw {
+			set = true
+			continue
+		}
+		if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove default route: %w", err)
+		}
+	}
+	if set || !gw.IsValid() {
+		return nil
+	}
+	if err := h.RouteAdd(&netlink.Route{Gw: gw.AsSlice(), Family: family}); err != nil {
+		return fmt.Errorf("add default route by %s: %w", gw, err)
+	}
+	return nil
+}
+
+// Stats implements network.Link.
+func (l *Link) Stats(_ context.Context, sandbox string) (map[string]container.NetworkStats, error) {
+	out := map[string]container.NetworkStats{}
+	err := ns.Do(l.path(sandbox), func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open rtnetlink: %w", err)
+		}
+		defer h.Close()
+		links, err := h.LinkList()
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return fmt.Errorf("list links: %w", err)
+		}
+		for _, k := range links {
+			s := k.Attrs().Statistics
+			if k.Type() != "veth" || s == nil {
+				continue
+			}
+			out[k.Attrs().Name] = container.NetworkStats{
+				RxBytes: s.RxBytes, RxPackets: s.RxPackets, RxErrors: s.RxErrors, RxDropped: s.RxDropped,
+				TxBytes: s.TxBytes, TxPackets: s.TxPackets, TxErrors: s.TxErrors, TxDropped: s.TxDropped,
+			}
+		}
+		return nil
+	})
+	return out, err
+}
