@@ -251,6 +251,12 @@ func (s *Service) unmake(ctx context.Context, rec *Record, volumes bool) {
 // dismantle removes everything of a container that does not run; the record
 // goes last, so that a crash leaves it to be done again.
 func (s *Service) dismantle(ctx context.Context, rec *Record, volumes bool) error {
+	if rec.HostConfig.NetworkMode.IsPrivate() {
+		// Again, should the run's own clearing away have failed.
+		if err := s.d.Networks.Leave(ctx, rec.ID); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
 	err := errors.Join(s.d.Rootfs.Remove(ctx, rec.ID), os.RemoveAll(s.dir(rec.ID)), os.RemoveAll(s.runDir(rec.ID)))
 	if err != nil {
 		return err

@@ -56,9 +56,6 @@ func (s *Service) finish(ctx context.Context, c *Container, exit Exit) {
 
 	again, pause := decideRestart(e)
 	removing := r.HostConfig.AutoRemove && !again && !byRestart
-	s.tearDown(ctx, c, removing)
-	s.closeStreams(c)
-
 	to, why := Exited, "process ended"
 	if again {
 		to, why = Restarting, "restart policy"
@@ -70,9 +67,15 @@ func (s *Service) finish(ctx context.Context, c *Container, exit Exit) {
 			r.RestartCount++
 		}
 	})
+	// The exit code is written before the task, which knows it too, is deleted.
 	// The record of a container that is removed next need not say how it ended:
 	// without a task, Restore removes it just the same.
 	if err == nil && !removing {
+		err = s.save(c)
+	}
+	s.tearDown(ctx, c, removing)
+	s.closeStreams(c)
+	if err != nil {
 		err = s.save(c)
 	}
 	if err != nil {

@@ -57,10 +57,14 @@ func decideFate(r *Record, f found) fate {
 		switch {
 		case running:
 			return adopt
-		case f.task != nil && f.task.Status == TaskStopped:
-			return settle // it ran and ended
+		case r.HostConfig.AutoRemove:
+			return erase // whether it ran or not: nothing of it shall stay
+		case f.task != nil && f.task.Status == TaskCreated:
+			return undo
 		}
-		return undo
+		// It ran and ended, or was lost with the machine's last boot, or was
+		// about to be made. The last takes milliseconds, so that is not assumed.
+		return settle
 	}
 	if f.task != nil {
 		return undo // made by a start that was not written down
