@@ -1,0 +1,223 @@
+package image
+
+import (
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/pkg/authconfig"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/opencontainers/go-digest"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/httpapi/route"
+	domain "holdfast.dev/holdfast/internal/image"
+)
+
+func (rt *Router) tag(w http.ResponseWriter, r *http.Request) error {
+	ref, err := domain.ParseRef(r.FormValue("repo"), r.FormValue("tag"))
+	if err != nil {
+		return err
+	}
+	if ref == nil {
+		return fault.New(errdefs.ErrInvalidArgument, "invalid reference format")
+	}
+	if err := rt.b.Tag(r.Context(), route.Var(r, "name"), ref); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+func (rt *Router) remove(w http.ResponseWriter, r *http.Request) error {
+	name := route.Var(r, "name")
+	if strings.TrimSpace(name) == "" {
+		return fault.New(errdefs.ErrInvalidArgument, "image name cannot be blank")
+	}
+	if len(r.Form["platforms"]) > 0 && route.AtLeast(r.Context(), "1.50") {
+		return fault.New(errdefs.ErrNotImplemented, "removing single platforms of an image (--platform) is not served yet")
+	}
+	// noprune means nothing here: there are no untagged parents to keep.
+	out, err := rt.b.Remove(r.Context(), name, domain.RemoveOptions{Force: route.Bool(r, "force")})
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, out)
+}
+
+func (rt *Router) prune(w http.ResponseWriter, r *http.Request) error {
+	filters, err := route.Filters(r)
+	if err != nil {
+		return err
+	}
+	out, err := rt.b.Prune(r.Context(), filters)
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, out)
+}
+
+func (rt *Router) save(w http.ResponseWriter, r *http.Request) error {
+	refs := r.Form["names"]
+	if name := route.Var(r, "name"); name != "" {
+		refs = []string{name}
+	}
+	want, err := decodePlatforms(r)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	return rt.b.Save(r.Context(), refs, want, w)
+}
+
+func (rt *Router) load(w http.ResponseWriter, r *http.Request) error {
+	want, err := decodePlatforms(r)
+	if err != nil {
+		return err
+	}
+	out := newMessages(w)
+	return out.end(rt.b.Load(r.Context(), r.Body, want, out, route.BoolOr(r, "quiet", true)))
+}
+
+func (rt *Router) create(w http.ResponseWriter, r *http.Request) error {
+	if r.FormValue("fromImage") != "" {
+		return rt.pull(w, r)
+	}
+	return rt.importTar(w, r)
+}
+
+func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
+	ref, err := domain.ParseRef(r.FormValue("repo"), r.FormValue("tag"))
+	if err != nil {
+		return err
+	}
+	o := domain.ImportOptions{Comment: r.FormValue("message"), Changes: r.Form["changes"]}
+	if ref != nil {
+		o.Ref = ref
+	}
+	src := r.FormValue("fromSrc")
+	if o.Comment == "" {
+		o.Comment = "Imported from " + src
+	}
+	if p := r.FormValue("platform"); p != "" && route.AtLeast(r.Context(), "1.32") {
+		platform, err := platforms.Parse(p)
+		if err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "%s", err)
+		}
+		o.Platform = &platform
+	}
+	if src != "-" {
+		return fault.New(errdefs.ErrNotImplemented, "import from a URL is not served: fetch %q and import the file", src)
+	}
+	out := newMessages(w)
+	id, err := rt.b.Import(r.Context(), r.Body, o)
+	if err == nil {
+		domain.NewProgress(out).Message("", id)
+	}
+	return out.end(err)
+}
+
+func (rt *Router) pull(w http.ResponseWriter, r *http.Request) error {
+	name := strings.TrimSuffix(r.FormValue("fromImage"), ":") // `pull -a` of old clients sends the colon
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return fault.New(errdefs.ErrInvalidArgument, "%s", err)
+	}
+	if tag := r.FormValue("tag"); tag != "" {
+		if d, derr := digest.Parse(tag); derr == nil {
+			ref, err = reference.WithDigest(reference.TrimNamed(ref), d)
+		} else {
+			ref, err = reference.WithTag(ref, tag)
+		}
+		if err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "%s", err)
+		}
+	}
+	if n := reference.FamiliarName(ref); n == "scratch" {
+		return fault.New(errdefs.ErrPermissionDenied, "'%s' is a reserved name", n)
+	}
+	o := domain.PullOptions{Remote: remote(r)}
+	if p := r.FormValue("platform"); p != "" && route.AtLeast(r.Context(), "1.32") {
+		platform, err := platforms.Parse(p)
+		if err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "%s", err)
+		}
+		o.Platform = &platform
+	}
+	out := newMessages(w)
+	return out.end(rt.b.Pull(r.Context(), ref, o, out))
+}
+
+func (rt *Router) push(w http.ResponseWriter, r *http.Request) error {
+	name := route.Var(r, "name")
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return fault.New(errdefs.ErrInvalidArgument, "%s", err)
+	}
+	if tag := r.FormValue("tag"); tag != "" {
+		if ref, err = domain.ParseRef(name, tag); err != nil {
+			return err
+		}
+	}
+	o := domain.PushOptions{Remote: remote(r)}
+	if p := r.FormValue("platform"); p != "" && route.AtLeast(r.Context(), "1.46") {
+		if o.Platform, err = decodePlatform(p); err != nil {
+			return err
+		}
+	}
+	out := newMessages(w)
+	return out.end(rt.b.Push(r.Context(), ref, o, out))
+}
+
+// remote reads credentials and extra headers. Unreadable credentials count as
+// none, as in Docker.
+func remote(r *http.Request) domain.Remote {
+	out := domain.Remote{Headers: map[string][]string{}}
+	if auth, err := authconfig.Decode(r.Header.Get(registry.AuthHeader)); err == nil && auth != nil {
+		out.Auth = *auth
+	}
+	for k, v := range r.Header {
+		if strings.HasPrefix(k, "X-Meta-") {
+			out.Headers[k] = v
+		}
+	}
+	return out
+}
+
+// messages is a reply of JSON messages. Until the first one the request can
+// still fail with a status; after it an error is a message, too.
+type messages struct {
+	w       http.ResponseWriter
+	flush   io.Writer
+	started bool
+}
+
+func newMessages(w http.ResponseWriter) *messages {
+	return &messages{w: w, flush: route.FlushWriter{W: w}}
+}
+
+// Write implements io.Writer.
+func (m *messages) Write(p []byte) (int, error) {
+	if !m.started {
+		m.started = true
+		m.w.Header().Set("Content-Type", "application/json")
+	}
+	return m.flush.Write(p)
+}
+
+// end returns the error of a reply not begun, and writes that of a begun one.
+func (m *messages) end(err error) error {
+	if err == nil && !m.started {
+		m.w.Header().Set("Content-Type", "application/json")
+		m.w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	if err == nil || !m.started {
+		return err
+	}
+	domain.WriteError(m, err)
+	return nil
+}

@@ -1,0 +1,120 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+)
+
+// ListOptions selects images.
+type ListOptions struct {
+	All        bool // Docker's "all" adds intermediate images, of which there are none here
+	Filters    map[string][]string
+	SharedSize bool
+	Manifests  bool
+}
+
+// List returns the images that pass the filters, newest first.
+func (s *Service) List(ctx context.Context, o ListOptions) ([]image.Summary, error) {
+	keep, err := s.filter(ctx, o.Filters, listFilters)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.d.Records.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	groups := map[digest.Digest][]Record{}
+	for _, r := range all {
+		ok, err := keep(r)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			groups[r.Target.Digest] = append(groups[r.Target.Digest], r)
+		}
+	}
+	out := make([]image.Summary, 0, len(groups))
+	weights := make(map[string]measured, len(groups))
+	for _, rs := range groups {
+		sum, w, err := s.summary(ctx, rs)
+		if err != nil {
+			return nil, err
+		}
+		if !o.Manifests {
+			sum.Manifests = nil
+		}
+		out = append(out, sum)
+		weights[sum.ID] = w
+	}
+	if o.SharedSize {
+		shared(out, weights)
+	}
+	slices.SortFunc(out, func(a, b image.Summary) int {
+		return cmp.Or(cmp.Compare(b.Created, a.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return out, nil
+}
+
+func (s *Service) summary(ctx context.Context, rs []Record) (image.Summary, measured, error) {
+	target := rs[0].Target
+	all, err := s.d.Content.Manifests(ctx, target)
+	if err != nil {
+		return image.Summary{}, measured{}, err
+	}
+	w, err := s.measure(ctx, all)
+	if err != nil {
+		return image.Summary{}, measured{}, err
+	}
+	tags, digests := names(rs)
+	out := image.Summary{
+		ID:          target.Digest.String(),
+		RepoTags:    tags,
+		RepoDigests: digests,
+		Labels:      map[string]string{},
+		Size:        w.total,
+		SharedSize:  -1,
+		Containers:  w.containers,
+		Manifests:   w.summaries,
+		Descriptor:  &target,
+	}
+	if m := s.pick(all, nil); m != nil {
+		if m.Config.Created != nil {
+			out.Created = m.Config.Created.Unix()
+		}
+		if m.Config.Config.Labels != nil {
+			out.Labels = m.Config.Config.Labels
+		}
+	}
+	return out, w, nil
+}
+
+// shared fills in what each image has in common with others of the list.
+func shared(out []image.Summary, weights map[string]measured) {
+	uses := map[digest.Digest]int{}
+	for _, w := range weights {
+		for d := range w.layers {
+			uses[d]++
+		}
+		for d := range w.blobs {
+			uses[d]++
+		}
+	}
+	for i := range out {
+		w := weights[out[i].ID]
+		out[i].SharedSize = 0
+		for d, n := range w.layers {
+			if uses[d] > 1 {
+				out[i].SharedSize += n
+			}
+		}
+		for d, n := range w.blobs {
+			if uses[d] > 1 {
+				out[i].SharedSize += n
+			}
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package image
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/image"
+	"github.com/opencontainers/go-digest"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+)
+
+// Prune removes images that no container uses: those without a name or, with
+// dangling=false, all.
+func (s *Service) Prune(ctx context.Context, filters map[string][]string) (image.PruneReport, error) {
+	var report image.PruneReport
+	if !s.pruning.TryLock() {
+		return report, fault.New(errdefs.ErrConflict, "a prune operation is already running")
+	}
+	defer s.pruning.Unlock()
+	danglingOnly, err := parseOne(filters, "dangling", true)
+	if err != nil {
+		return report, err
+	}
+	rest := map[string][]string{}
+	for k, v := range filters {
+		if k != "dangling" {
+			rest[k] = v
+		}
+	}
+	keep, err := s.filter(ctx, rest, pruneFilters)
+	if err != nil {
+		return report, err
+	}
+	s.names.Lock()
+	defer s.names.Unlock()
+	plan, err := s.prunable(ctx, danglingOnly, keep)
+	if err != nil || len(plan) == 0 {
+		return report, err
+	}
+	return s.prune(ctx, plan)
+}
+
+// prunable lists the records to take away. The last name of an image in use stays.
+func (s *Service) prunable(ctx context.Context, danglingOnly bool, match keepFunc) ([]Record, error) {
+	all, err := s.d.Records.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	users := s.d.Users.Users(ctx)
+	names := map[digest.Digest]int{}
+	var plan []Record
+	for _, r := range all {
+		names[r.Target.Digest]++
+		if danglingOnly && !r.dangling() || usedByName(r, users) {
+			continue
+		}
+		ok, err := match(r)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			plan = append(plan, r)
+		}
+	}
+	slices.SortFunc(plan, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
+	return slices.DeleteFunc(plan, func(r Record) bool {
+		if names[r.Target.Digest] > 1 {
+			names[r.Target.Digest]--
+			return false
+		}
+		return slices.ContainsFunc(users, func(u User) bool { return u.ImageID == r.ID() })
+	}), nil
+}
+
+// usedByName says whether a container was made with just this name, or whose
+// image this dangling record keeps.
+func usedByName(r Record, users []User) bool {
+	for _, u := range users {
+		if r.dangling() {
+			if u.ImageID == r.ID() {
+				return true
+			}
+			continue
+		}
+		ref, err := reference.ParseNormalizedNamed(u.Image)
+		if err != nil || u.ImageID != r.ID() {
+			continue
+		}
+		if named, err := reference.ParseNormalizedNamed(r.Name); err == nil && sameTag(named, ref) {
+			return true
+		}
+	}
+	return false
+}
+
+func sameTag(a, b reference.Named) bool {
+	x, xok := reference.TagNameOnly(a).(reference.Tagged)
+	y, yok := reference.TagNameOnly(b).(reference.Tagged)
+	return a.Name() == b.Name() && xok && yok && x.Tag() == y.Tag()
+}
+
+func (s *Service) prune(ctx context.Context, plan []Record) (image.PruneReport, error) {
+	var report image.PruneReport
+	before := map[digest.Digest]measured{}
+	names := make([]string, len(plan))
+	for i, r := range plan {
+		names[i] = r.Name
+		all, err := s.d.Content.Manifests(ctx, r.Target)
+		if err != nil {
+			return report, err
+		}
+		if before[r.Target.Digest], err = s.measure(ctx, all); err != nil {
+			return report, err
+		}
+	}
+	if err := s.d.Records.Delete(context.WithoutCancel(ctx), true, names...); err != nil {
+		return report, err
+	}
+	for _, r := range plan {
+		s.emit(events.ActionUnTag, r.ID(), r.familiar(), nil)
+		report.ImagesDeleted = append(report.ImagesDeleted, image.DeleteResponse{Untagged: r.familiar()})
+	}
+	counted := map[digest.Digest]bool{}
+	for d, m := range before {
+		has, err := s.d.Content.Has(ctx, d)
+		if err != nil {
+			return report, err
+		}
+		if has {
+			continue
+		}
+		s.emit(events.ActionDelete, d.String(), d.String(), nil)
+		report.ImagesDeleted = append(report.ImagesDeleted, image.DeleteResponse{Deleted: d.String()})
+		freed, err := s.freed(ctx, m, counted)
+		if err != nil {
+			return report, err
+		}
+		report.SpaceReclaimed += freed
+	}
+	s.d.Events.Publish(pruned(report.SpaceReclaimed))
+	return report, nil
+}
+
+// freed sums what of a measured image is really gone, each thing once.
+func (s *Service) freed(ctx context.Context, m measured, counted map[digest.Digest]bool) (uint64, error) {
+	var n uint64
+	for d, size := range m.blobs {
+		has, err := s.d.Content.Has(ctx, d)
+		if err != nil {
+			return n, err
+		}
+		if !has && !counted[d] {
+			n += uint64(size)
+		}
+		counted[d] = true
+	}
+	for c, size := range m.layers {
+		has, err := s.d.Layers.HasLayer(ctx, c)
+		if err != nil {
+			return n, err
+		}
+		if !has && !counted[c] {
+			n += uint64(size)
+		}
+		counted[c] = true
+	}
+	return n, nil
+}
+
+func pruned(bytes uint64) events.Message {
+	return events.Message{
+		Type:   events.ImageEventType,
+		Action: events.ActionPrune,
+		Actor:  events.Actor{Attributes: map[string]string{"reclaimed": strconv.FormatUint(bytes, 10)}},
+		Scope:  "local",
+	}
+}
