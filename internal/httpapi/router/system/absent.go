@@ -1,0 +1,72 @@
+package system
+
+import (
+	"net/http"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/plugin"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/httpapi/route"
+)
+
+const (
+	notManager = `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`
+	notMember  = "This node is not part of a swarm"
+)
+
+// absent lists the endpoints of Docker's that this release doesn't have.
+func absent() []route.Route {
+	var out []route.Route
+	add := func(h route.Handler, method string, paths ...string) {
+		for _, p := range paths {
+			out = append(out, route.Route{Method: method, Path: p, Handler: h})
+		}
+	}
+	swarm := refuse(errdefs.ErrUnavailable, notManager)
+	add(swarm, http.MethodGet, "/swarm", "/swarm/unlockkey")
+	add(swarm, http.MethodPost, "/swarm/update", "/swarm/unlock")
+	for _, kind := range []string{"/nodes", "/services", "/tasks", "/secrets", "/configs"} {
+		add(swarm, http.MethodGet, kind, kind+"/{id}", kind+"/{id}/logs")
+		add(swarm, http.MethodPost, kind+"/create", kind+"/{id}/update")
+		add(swarm, http.MethodDelete, kind+"/{id}")
+	}
+	add(refuse(errdefs.ErrUnavailable, notMember), http.MethodPost, "/swarm/leave")
+	add(refuse(errdefs.ErrNotImplemented, "clusters are not supported by this release of Holdfast; a later one brings them"),
+		http.MethodPost, "/swarm/init", "/swarm/join")
+
+	add(noPlugins, http.MethodGet, "/plugins")
+	add(noSuchPlugin, http.MethodGet, "/plugins/{name:.*}/json")
+	add(noSuchPlugin, http.MethodDelete, "/plugins/{name:.*}")
+	add(noSuchPlugin, http.MethodPost, "/plugins/{name:.*}/enable", "/plugins/{name:.*}/disable", "/plugins/{name:.*}/push", "/plugins/{name:.*}/set", "/plugins/{name:.*}/upgrade")
+	plugins := refuse(errdefs.ErrNotImplemented, "plugins are not supported by this release of Holdfast")
+	add(plugins, http.MethodGet, "/plugins/privileges")
+	add(plugins, http.MethodPost, "/plugins/pull", "/plugins/create")
+
+	add(refuse(errdefs.ErrNotImplemented, "building images is not supported by this release of Holdfast; a later one brings it. Until then make images with import, load or commit"),
+		http.MethodPost, "/build", "/build/cancel", "/session", "/grpc")
+	add(noBuildCache, http.MethodPost, "/build/prune")
+	checkpoints := refuse(errdefs.ErrNotImplemented, "checkpoints are not supported by this release of Holdfast")
+	add(checkpoints, http.MethodGet, "/containers/{name}/checkpoints")
+	add(checkpoints, http.MethodPost, "/containers/{name}/checkpoints")
+	add(checkpoints, http.MethodDelete, "/containers/{name}/checkpoints/{checkpoint}")
+	return out
+}
+
+func refuse(class error, text string) route.Handler {
+	return func(http.ResponseWriter, *http.Request) error { return fault.New(class, "%s", text) }
+}
+
+func noPlugins(w http.ResponseWriter, _ *http.Request) error {
+	return route.JSON(w, http.StatusOK, []plugin.Plugin{})
+}
+
+func noSuchPlugin(_ http.ResponseWriter, r *http.Request) error {
+	return fault.New(errdefs.ErrNotFound, "plugin %q not found", route.Var(r, "name"))
+}
+
+// noBuildCache lets "system prune" do the rest: there is nothing to prune.
+func noBuildCache(w http.ResponseWriter, _ *http.Request) error {
+	return route.JSON(w, http.StatusOK, build.CachePruneReport{})
+}

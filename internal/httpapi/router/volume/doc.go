@@ -1,0 +1,2 @@
+// Package volume serves /volumes.
+package volume
