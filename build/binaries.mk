@@ -5,9 +5,8 @@ GO ?= go
 
 # In the shim nothing but its start-up time and size counts: one runs for each
 # container, and two start on the way to its first process.
-bin/containerd-shim-runc-v2: go.mod
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ \
-		github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+bin/containerd-shim-runc-v2: go.mod $(wildcard cmd/containerd-shim-runc-v2/*.go)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/containerd-shim-runc-v2
 	@touch $@
 
 # Static, so that no dynamic linker runs three times per container start.

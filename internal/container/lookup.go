@@ -1,6 +1,8 @@
 package container
 
 import (
+	"github.com/opencontainers/go-digest"
+
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -89,18 +91,38 @@ func (s *Service) Counts() Counts {
 	return n
 }
 
-// User is a container that uses an image.
+// User is a container as the user of an image.
 type User struct {
-	ID, Name string
+	ID       string
+	ImageID  string        // what the image's name pointed to when the container was made
+	Image    string        // the name it was made with
+	Manifest digest.Digest // platform manifest, empty where unknown
 	Running  bool
 }
 
-// UsersOf lists the containers made from an image, by its ID.
-func (s *Service) UsersOf(imageID string) []User {
+// ImageUsers lists the containers with the images they were made from.
+func (s *Service) ImageUsers() []User {
 	var out []User
 	for _, c := range s.all() {
-		if r := c.record(); r.ImageID == imageID {
-			out = append(out, User{ID: r.ID, Name: r.Name, Running: r.Phase.running()})
+		r := c.record()
+		u := User{ID: r.ID, ImageID: r.ImageID, Running: r.Phase.running()}
+		if r.Config != nil {
+			u.Image = r.Config.Image
+		}
+		if r.ImageManifest != nil {
+			u.Manifest = r.ImageManifest.Digest
+		}
+		out = append(out, u)
+	}
+	return out
+}
+
+// RunningIDs lists the containers that have processes.
+func (s *Service) RunningIDs() []string {
+	var out []string
+	for _, c := range s.all() {
+		if r := c.record(); r.Phase.running() {
+			out = append(out, r.ID)
 		}
 	}
 	return out

@@ -123,3 +123,10 @@ func (b *Bus) since(nano int64, keep func(events.Message) bool) []events.Message
 	}
 	return out
 }
+
+// Listeners counts the live subscriptions.
+func (b *Bus) Listeners() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.subs)
+}

@@ -1,0 +1,72 @@
+package daemon
+
+import (
+	"context"
+
+	mobynet "github.com/moby/moby/api/types/network"
+
+	"holdfast.dev/holdfast/internal/container"
+	"holdfast.dev/holdfast/internal/image"
+	"holdfast.dev/holdfast/internal/network"
+	"holdfast.dev/holdfast/internal/volume"
+)
+
+// This file joins the domains' ports with other domains. Domains don't know
+// each other, so where one's port is filled by another, the types are
+// converted here; nothing else happens.
+
+// containerImages fills container.Images.
+type containerImages struct{ s *image.Service }
+
+func (p containerImages) Resolve(ctx context.Context, ref string) (container.ImageInfo, error) {
+	r, err := p.s.Runnable(ctx, ref, nil)
+	if err != nil {
+		return container.ImageInfo{}, err
+	}
+	return container.ImageInfo{ID: r.ID, Name: r.Name, ChainID: r.ChainID, Config: r.Config, Manifest: &r.Manifest}, nil
+}
+
+// imageUsers fills image.Users. Containers start after images, so that the
+// service is looked up late.
+type imageUsers struct{ d *Daemon }
+
+func (p imageUsers) Users(context.Context) []image.User {
+	if p.d.containers == nil {
+		return nil
+	}
+	users := p.d.containers.ImageUsers()
+	out := make([]image.User, len(users))
+	for i, u := range users {
+		out[i] = image.User(u)
+	}
+	return out
+}
+
+// containerVolumes fills container.Volumes.
+type containerVolumes struct{ *volume.Service }
+
+func (p containerVolumes) Acquire(ctx context.Context, r container.VolumeRequest) (container.VolumeInfo, error) {
+	i, err := p.Service.Acquire(ctx, volume.Request(r))
+	return container.VolumeInfo(i), err
+}
+
+// networkBackend is the network service with the two verbs that go to the
+// container, which owns its endpoints.
+type networkBackend struct {
+	*network.Service
+	containers *container.Service
+}
+
+func (b networkBackend) Connect(ctx context.Context, network, name string, ep *mobynet.EndpointSettings) error {
+	return b.containers.ConnectNetwork(ctx, network, name, ep)
+}
+
+func (b networkBackend) Disconnect(ctx context.Context, network, name string, force bool) error {
+	return b.containers.DisconnectNetwork(ctx, network, name, force)
+}
+
+var (
+	_ container.Images  = containerImages{}
+	_ container.Volumes = containerVolumes{}
+	_ image.Users       = imageUsers{}
+)
