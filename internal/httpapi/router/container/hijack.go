@@ -32,7 +32,7 @@ type raw struct {
 	cancel context.CancelFunc // the client is gone
 
 	conn   net.Conn
-	early  *bufio.Reader // what the client sent before open, then the connection
+	early  *bufio.Reader // what the client sent before open
 	watch  sync.WaitGroup
 	opened bool
 }
@@ -122,7 +122,13 @@ type stdin struct {
 }
 
 func (s *stdin) Read(p []byte) (int, error) {
-	n, err := s.c.early.Read(p)
+	// Not through early's own reader once that is empty: it belongs to the HTTP
+	// server, which takes the end of the client's sending for the end of the
+	// client, and ends the request's context.
+	if n := s.c.early.Buffered(); n > 0 {
+		return s.c.early.Read(p[:min(n, len(p))])
+	}
+	n, err := s.c.conn.Read(p)
 	if errors.Is(err, io.EOF) {
 		s.once.Do(s.c.watchGone)
 	}
