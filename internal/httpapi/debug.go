@@ -29,7 +29,7 @@ func (s *Server) logRequest(r *http.Request) {
 	}
 	args := []any{logkey.Method, r.Method, logkey.Path, maskQuery(r.URL.RequestURI())}
 	if body, ok := peekJSON(r); ok {
-		args = append(args, "body", body)
+		args = append(args, logkey.Body, body)
 	}
 	s.o.Log.Debug("API request", args...)
 }

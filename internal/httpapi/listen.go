@@ -44,28 +44,22 @@ func Listen(ctx context.Context, spec string, o ListenOptions) ([]net.Listener, 
 	if !ok {
 		return nil, fault.New(errdefs.ErrInvalidArgument, "invalid host %q: want unix:///path, tcp://host:port or fd://", spec)
 	}
-	var (
-		ls  []net.Listener
-		err error
-	)
 	switch proto {
 	case "unix":
-		var l net.Listener
-		l, err = listenUnix(ctx, addr, o)
-		ls = []net.Listener{l}
+		return one(listenUnix(ctx, addr, o))
 	case "tcp":
-		var l net.Listener
-		l, err = listenTCP(ctx, addr, o)
-		ls = []net.Listener{l}
+		return one(listenTCP(ctx, addr, o))
 	case "fd":
-		ls, err = listenFD(addr, o)
-	default:
-		err = fault.New(errdefs.ErrInvalidArgument, "invalid host %q: protocol %q is not unix, tcp or fd", spec, proto)
+		return listenFD(addr, o)
 	}
+	return nil, fault.New(errdefs.ErrInvalidArgument, "invalid host %q: protocol %q is not unix, tcp or fd", spec, proto)
+}
+
+func one(l net.Listener, err error) ([]net.Listener, error) {
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", spec, err)
+		return nil, err
 	}
-	return ls, nil
+	return []net.Listener{l}, nil
 }
 
 func listenTCP(ctx context.Context, addr string, o ListenOptions) (net.Listener, error) {

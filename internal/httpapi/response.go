@@ -4,14 +4,16 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"sync/atomic"
 )
 
 // response remembers whether and how the handler answered. Unwrap lets
 // http.ResponseController find the rest of the real writer.
 type response struct {
 	http.ResponseWriter
-	status   int // 0: nothing written yet
-	hijacked bool
+	status    int // 0: nothing written yet
+	hijacked  bool
+	streaming atomic.Bool // flushed or hijacked; read by the shutdown
 }
 
 // Unwrap serves http.ResponseController.
@@ -38,6 +40,7 @@ func (w *response) Flush() {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	w.streaming.Store(true)
 	if f, ok := w.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
 	}
@@ -48,6 +51,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
 		w.hijacked = true
+		w.streaming.Store(true)
 	}
 	return conn, rw, err
 }

@@ -35,7 +35,8 @@ type Options struct {
 	Version string // of Holdfast, for the Server header
 	Routers []route.Router
 	// Grace is how long requests may go on after Serve's context ended, before
-	// theirs is ended too. Zero ends them at once.
+	// theirs is ended too. Those that stream (events, logs, attach) end at once,
+	// and with zero all do.
 	Grace time.Duration
 }
 
@@ -67,8 +68,8 @@ func New(o Options) *Server {
 func (s *Server) Handler() http.Handler { return s.mux }
 
 // Serve answers on the listeners until ctx ends, then stops: no new connection,
-// Grace for running requests, then their contexts end, and what is still there
-// after cutLimit is cut off. It closes the listeners and waits for handlers.
+// streams end, Grace for other requests, then their contexts end, and what is
+// still there after cutLimit is cut off. It closes the listeners and waits for handlers.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	base, endRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer endRequests()
@@ -105,6 +106,7 @@ func (s *Server) shutdown(srv *http.Server, endRequests func()) error {
 	defer cancel()
 	drained := make(chan error, 1)
 	go func() { drained <- srv.Shutdown(grace) }() // closes the listeners at once
+	s.busy.endStreams()
 	handlers := s.busy.idle()
 	timer := s.o.Clock.NewTimer(s.o.Grace)
 	defer timer.Stop()
@@ -130,10 +132,12 @@ func (s *Server) shutdown(srv *http.Server, endRequests func()) error {
 // wrap makes an http.Handler of a route: headers, version, panic, log, error reply.
 func (s *Server) wrap(rt route.Route) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		s.busy.add()
-		defer s.busy.done()
-		s.headers(rw.Header())
 		w := &response{ResponseWriter: rw}
+		ctx, cancel := context.WithCancel(r.Context())
+		r = r.WithContext(ctx)
+		s.busy.add(w, cancel)
+		defer s.busy.done(w)
+		s.headers(rw.Header())
 		start := s.o.Clock.Now()
 		s.logRequest(r)
 		err := s.call(rt.Handler, w, r)
@@ -173,7 +177,7 @@ func (s *Server) call(h route.Handler, w *response, r *http.Request) (err error)
 				panic(p)
 			}
 			s.o.Log.Error("API handler panicked", logkey.Method, r.Method, logkey.Path, r.URL.Path,
-				logkey.Err, fmt.Sprint(p), "stack", string(debug.Stack()))
+				logkey.Err, fmt.Sprint(p), logkey.Stack, string(debug.Stack()))
 			err = fmt.Errorf("internal error in %s %s: %v", r.Method, r.URL.Path, p)
 		}
 	}()
@@ -183,9 +187,13 @@ func (s *Server) call(h route.Handler, w *response, r *http.Request) (err error)
 // fail writes the error reply where that is still possible.
 func (s *Server) fail(w *response, r *http.Request, err error) {
 	log := s.o.Log.With(logkey.Method, r.Method, logkey.Path, r.URL.Path, logkey.Err, err)
-	if clientGone(r.Context()) {
-		w.status = statusClientGone
-		log.Debug("API request abandoned by its client")
+	if canceled(r.Context()) {
+		log.Debug("API request abandoned")
+		// By its client, who reads nothing any more, or by our shutdown: then an
+		// empty 200 would be a lie.
+		if w.status == 0 && !w.hijacked {
+			writeError(w, http.StatusServiceUnavailable, "the request was cancelled: the daemon is shutting down", log)
+		}
 		return
 	}
 	status := Status(err)

@@ -220,7 +220,7 @@ func TestHijack(t *testing.T) {
 func TestShutdownEndsStreamsAndLetsRequestsFinish(t *testing.T) {
 	finish := make(chan struct{})
 	started := make(chan struct{}, 2)
-	s := newServer(t, io.Discard, 100*time.Millisecond,
+	s := newServer(t, io.Discard, time.Minute,
 		route.Route{Method: "GET", Path: "/stream", Handler: func(w http.ResponseWriter, r *http.Request) error {
 			if _, err := io.WriteString(route.FlushWriter{W: w}, "first\n"); err != nil {
 				return err
@@ -287,5 +287,34 @@ func TestErrorAfterTheFirstByteCutsTheReply(t *testing.T) {
 	defer resp.Body.Close()
 	if b, err := io.ReadAll(resp.Body); err == nil {
 		t.Errorf("read %q without an error", b)
+	}
+}
+
+// A client that waits while the daemon goes down is told so.
+func TestShutdownAnswersWhoIsWaiting(t *testing.T) {
+	started := make(chan struct{})
+	s := newServer(t, io.Discard, 0, route.Route{Method: "GET", Path: "/wait", Handler: func(_ http.ResponseWriter, r *http.Request) error {
+		close(started)
+		<-r.Context().Done()
+		return r.Context().Err()
+	}})
+	socket, stop := startServer(t, s)
+	status := make(chan string, 1)
+	go func() {
+		resp, err := unixClient(socket).Get("http://x/wait")
+		if err != nil {
+			status <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		status <- fmt.Sprint(resp.StatusCode, string(b), err)
+	}()
+	<-started
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if got := <-status; !strings.HasPrefix(got, "503") || !strings.Contains(got, "shutting down") {
+		t.Errorf("got %s", got)
 	}
 }

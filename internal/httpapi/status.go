@@ -8,10 +8,6 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// statusClientGone is what the log shows for a request whose client left; the
-// number is nginx's, no client sees it.
-const statusClientGone = 499
-
 // Status maps the class of an error to the status that Docker gives it. The
 // outermost class of the chain counts.
 func Status(err error) int {
@@ -39,7 +35,7 @@ func Status(err error) int {
 	return http.StatusInternalServerError
 }
 
-// clientGone reports whether the request ended because nobody waits for it.
-func clientGone(ctx context.Context) bool {
+// canceled reports whether the request was given up.
+func canceled(ctx context.Context) bool {
 	return errors.Is(ctx.Err(), context.Canceled)
 }

@@ -21,4 +21,6 @@ const (
 	Address   = "address"
 	Pid       = "pid"
 	Name      = "name"
+	Body      = "body"
+	Stack     = "stack"
 )
