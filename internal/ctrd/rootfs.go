@@ -208,3 +208,24 @@ func (r *Rootfs) Changes(ctx context.Context, id string) ([]dockercontainer.File
 	}
 	return c, nil
 }
+
+// LayersSize returns the bytes of all read-only layers, each counted once.
+func (s *Server) LayersSize(ctx context.Context) (int64, error) {
+	ctx = in(ctx)
+	var total int64
+	err := s.snaps.Walk(ctx, func(ctx context.Context, i snapshots.Info) error {
+		if i.Kind != snapshots.KindCommitted {
+			return nil
+		}
+		u, err := s.snaps.Usage(ctx, i.Name)
+		if errdefs.IsNotFound(err) {
+			return nil // removed meanwhile
+		}
+		total += u.Size
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure layers: %w", err)
+	}
+	return total, nil
+}

@@ -3,11 +3,8 @@ package daemon
 import (
 	"context"
 
-	mobynet "github.com/moby/moby/api/types/network"
-
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/image"
-	"holdfast.dev/holdfast/internal/network"
 	"holdfast.dev/holdfast/internal/volume"
 )
 
@@ -48,21 +45,6 @@ type containerVolumes struct{ *volume.Service }
 func (p containerVolumes) Acquire(ctx context.Context, r container.VolumeRequest) (container.VolumeInfo, error) {
 	i, err := p.Service.Acquire(ctx, volume.Request(r))
 	return container.VolumeInfo(i), err
-}
-
-// networkBackend is the network service with the two verbs that go to the
-// container, which owns its endpoints.
-type networkBackend struct {
-	*network.Service
-	containers *container.Service
-}
-
-func (b networkBackend) Connect(ctx context.Context, network, name string, ep *mobynet.EndpointSettings) error {
-	return b.containers.ConnectNetwork(ctx, network, name, ep)
-}
-
-func (b networkBackend) Disconnect(ctx context.Context, network, name string, force bool) error {
-	return b.containers.DisconnectNetwork(ctx, network, name, force)
 }
 
 var (

@@ -3,11 +3,19 @@ package daemon
 import (
 	"holdfast.dev/holdfast/internal/httpapi/route"
 	containerrouter "holdfast.dev/holdfast/internal/httpapi/router/container"
+	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
+	networkrouter "holdfast.dev/holdfast/internal/httpapi/router/network"
+	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
+	volumerouter "holdfast.dev/holdfast/internal/httpapi/router/volume"
 )
 
 // routers are the endpoints, in the order in which patterns are tried.
 func (d *Daemon) routers() []route.Router {
 	return []route.Router{
+		systemrouter.New(systemBackend{d}, d.events, d.clock),
 		containerrouter.New(d.containers, nil, d.facts.Cgroup.Version),
+		imagerouter.New(d.images),
+		volumerouter.New(d.volumes),
+		networkrouter.New(d.networks, d.containers),
 	}
 }

@@ -1,0 +1,86 @@
+package daemon
+
+import (
+	"context"
+
+	"github.com/moby/moby/api/types/build"
+	dockercontainer "github.com/moby/moby/api/types/container"
+	dockerimage "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/system"
+	"golang.org/x/sync/errgroup"
+
+	"holdfast.dev/holdfast/internal/container"
+	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
+	"holdfast.dev/holdfast/internal/image"
+)
+
+// DiskUsage implements the system router's Backend.
+func (b systemBackend) DiskUsage(ctx context.Context, o systemrouter.DiskUsageOptions) (system.DiskUsage, error) {
+	var out system.DiskUsage
+	g, ctx := errgroup.WithContext(ctx)
+	if o.Containers {
+		g.Go(func() (err error) { out.ContainerUsage, err = b.d.containerUsage(ctx); return err })
+	}
+	if o.Images {
+		g.Go(func() (err error) { out.ImageUsage, err = b.d.imageUsage(ctx); return err })
+	}
+	if o.Volumes {
+		g.Go(func() error {
+			u, err := b.d.volumes.DiskUsage(ctx)
+			out.VolumeUsage = &u
+			return err
+		})
+	}
+	if o.BuildCache {
+		out.BuildCacheUsage = &build.DiskUsage{Items: []build.CacheRecord{}} // nothing builds yet
+	}
+	return out, g.Wait()
+}
+
+func (d *Daemon) containerUsage(ctx context.Context) (*dockercontainer.DiskUsage, error) {
+	list, err := d.containers.List(ctx, container.ListOptions{All: true, Size: true})
+	if err != nil {
+		return nil, err
+	}
+	u := &dockercontainer.DiskUsage{Items: list, TotalCount: int64(len(list))}
+	for _, c := range list {
+		u.TotalSize += c.SizeRw
+		switch c.State {
+		case dockercontainer.StateRunning, dockercontainer.StatePaused, dockercontainer.StateRestarting:
+			u.ActiveCount++
+		default:
+			u.Reclaimable += c.SizeRw
+		}
+	}
+	return u, nil
+}
+
+func (d *Daemon) imageUsage(ctx context.Context) (*dockerimage.DiskUsage, error) {
+	list, err := d.images.List(ctx, image.ListOptions{SharedSize: true})
+	if err != nil {
+		return nil, err
+	}
+	users := map[string]int64{}
+	for _, u := range d.containers.ImageUsers() {
+		users[u.ImageID]++
+	}
+	u := &dockerimage.DiskUsage{Items: list, TotalCount: int64(len(list))}
+	if u.TotalSize, err = d.engine.LayersSize(ctx); err != nil { // each shared layer once
+		return nil, err
+	}
+	for i := range list {
+		list[i].Containers = users[list[i].ID]
+		if list[i].Containers > 0 {
+			u.ActiveCount++
+		} else {
+			u.Reclaimable += max(0, list[i].Size-max(0, list[i].SharedSize))
+		}
+	}
+	return u, nil
+}
+
+// Auth implements the system router's Backend.
+func (b systemBackend) Auth(ctx context.Context, c registry.AuthConfig) (string, error) {
+	return b.d.imageStore.Login(ctx, c)
+}
