@@ -168,3 +168,21 @@ func TestHelp(t *testing.T) {
 		t.Errorf("usage: %s", &out)
 	}
 }
+
+func TestSocketActivation(t *testing.T) {
+	tcp := "tcp://127.0.0.1:1"
+	for _, c := range []struct {
+		hosts     []string
+		activated bool
+		want      []string
+	}{
+		{Default().Hosts, false, Default().Hosts},
+		{Default().Hosts, true, []string{"fd://"}},
+		{[]string{tcp}, true, []string{tcp, "fd://"}},
+		{[]string{"fd://holdfast.socket", tcp}, true, []string{"fd://holdfast.socket", tcp}},
+	} {
+		if got := withActivation(c.hosts, c.activated); !slices.Equal(got, c.want) {
+			t.Errorf("%v: %v", c.hosts, got)
+		}
+	}
+}

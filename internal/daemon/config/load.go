@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -48,7 +49,21 @@ func Parse(args []string, out io.Writer) (Command, error) {
 	if err := readFile(cmd.File, fs, &cmd.Config); err != nil {
 		return cmd, fmt.Errorf("unable to configure the daemon with file %s: %w", cmd.File, err)
 	}
+	cmd.Config.Hosts = withActivation(cmd.Config.Hosts, os.Getenv("LISTEN_FDS") != "" && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()))
 	return cmd, cmd.Config.Check()
+}
+
+// withActivation serves the sockets that systemd opened: instead of the default
+// one, else beside those that the user names. So the unit file needs no -H,
+// which would forbid "hosts" in the file.
+func withActivation(hosts []string, activated bool) []string {
+	if !activated || slices.ContainsFunc(hosts, func(h string) bool { return strings.HasPrefix(h, "fd://") }) {
+		return hosts
+	}
+	if slices.Equal(hosts, Default().Hosts) {
+		return []string{"fd://"}
+	}
+	return append(slices.Clone(hosts), "fd://")
 }
 
 // readFile puts the file's settings over the defaults and the flags, which
