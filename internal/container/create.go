@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -87,6 +88,10 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 		if img, err = s.d.Images.Resolve(ctx, user.Image); err != nil {
 			return nil, warnings, err
 		}
+		if p := in.Platform; p != nil && ((p.OS != "" && p.OS != "linux") || (p.Architecture != "" && p.Architecture != runtime.GOARCH)) {
+			return nil, warnings, fault.New(errdefs.ErrNotFound,
+				"image with reference %s was found but does not provide the specified platform (%s/%s)", user.Image, p.OS, p.Architecture)
+		}
 	}
 	cfg, err := mergeConfig(&user, img.Config)
 	if err != nil {
@@ -127,12 +132,17 @@ func (s *Service) fillHost(h *container.HostConfig) error {
 		h.ShmSize = set.ShmSize
 	}
 	if h.IpcMode.IsEmpty() {
-		h.IpcMode = container.IPCModePrivate
+		h.IpcMode = container.IpcMode(first(string(set.IpcMode), string(container.IPCModePrivate)))
 	}
 	if h.CgroupnsMode.IsEmpty() {
-		h.CgroupnsMode = container.CgroupnsModeHost
-		if set.CgroupVersion == 2 {
+		h.CgroupnsMode = set.CgroupnsMode
+		switch {
+		case h.Privileged && set.CgroupVersion != 2:
+			h.CgroupnsMode = container.CgroupnsModeHost
+		case h.CgroupnsMode.IsEmpty() && set.CgroupVersion == 2:
 			h.CgroupnsMode = container.CgroupnsModePrivate
+		case h.CgroupnsMode.IsEmpty():
+			h.CgroupnsMode = container.CgroupnsModeHost
 		}
 	}
 	if h.Runtime == "" {

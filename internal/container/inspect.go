@@ -170,8 +170,8 @@ func mountPoints(r *Record) []container.MountPoint {
 			Type: m.Type, Name: m.Name, Source: m.Source, Destination: m.Target,
 			Driver: m.Driver, Mode: m.Mode, RW: !m.ReadOnly, Propagation: m.Propagation,
 		}
-		if m.Type == mount.TypeVolume && p.Mode == "" {
-			p.Mode = "z" // as Docker fills it for its local volumes
+		if m.Type == mount.TypeVolume && p.Mode == "" && (!m.Anonymous || m.Options != nil) {
+			p.Mode = "z" // as Docker fills it for its local volumes, but not for those of the image
 		}
 		out = append(out, p)
 	}

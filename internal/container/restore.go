@@ -216,7 +216,7 @@ func (s *Service) reattach(ctx context.Context, c *Container) error {
 // finishStop goes on with a stop that an earlier daemon began.
 func (s *Service) finishStop(c *Container) {
 	r := c.record()
-	sig, limit, err := stopWish(r, "", nil)
+	sig, limit, err := s.stopWish(r, "", nil)
 	if err == nil {
 		err = s.stop(s.life, c, sig, limit)
 	}

@@ -76,7 +76,7 @@ func (s *Service) Shutdown(ctx context.Context, stopContainers bool) {
 				if !r.Phase.running() {
 					return nil
 				}
-				sig, limit, err := stopWish(r, "", nil)
+				sig, limit, err := s.stopWish(r, "", nil)
 				if err == nil {
 					err = s.stop(ctx, c, sig, limit)
 				}

@@ -50,6 +50,9 @@ type Settings struct {
 	NoNewPrivs    bool
 	SeccompPath   string // "" built-in profile, "unconfined", or a file
 	InitByDefault bool
+	IpcMode       container.IpcMode      // of containers that ask for none; "" is private
+	CgroupnsMode  container.CgroupnsMode // of containers that ask for none; "" is host on cgroup v1, private on v2
+	StopTimeout   *int                   // seconds, of containers that ask for none; nil is 10
 }
 
 // Service is the container domain: one verb per file group (create, start,

@@ -100,9 +100,7 @@ func (s *Service) failStart(ctx context.Context, c *Container, before Record, ca
 	if err != nil {
 		s.d.Log.Error("failed start not recorded", logkey.Container, before.ID, logkey.Err, err)
 	}
-	if before.Phase == Restarting {
-		s.notifyExit(c)
-	}
+	s.notifyExit(c)
 	if before.HostConfig.AutoRemove {
 		if err := s.remove(ctx, c, true); err != nil {
 			s.d.Log.Error("container not removed after failed start", logkey.Container, before.ID, logkey.Err, err)

@@ -32,7 +32,7 @@ func (s *Service) Stop(ctx context.Context, name, signal string, timeout *int) e
 	if !c.record().Phase.running() {
 		return fault.New(errdefs.ErrNotModified, "container is already stopped")
 	}
-	sig, limit, err := stopWish(c.record(), signal, timeout)
+	sig, limit, err := s.stopWish(c.record(), signal, timeout)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (s *Service) Stop(ctx context.Context, name, signal string, timeout *int) e
 }
 
 // stopWish works out signal and patience of a stop.
-func stopWish(r Record, signal string, timeout *int) (syscall.Signal, time.Duration, error) {
+func (s *Service) stopWish(r Record, signal string, timeout *int) (syscall.Signal, time.Duration, error) {
 	sig := stopSignal(r.Config.StopSignal)
 	if signal != "" {
 		var err error
@@ -53,6 +53,9 @@ func stopWish(r Record, signal string, timeout *int) (syscall.Signal, time.Durat
 	}
 	if timeout == nil {
 		timeout = r.Config.StopTimeout
+	}
+	if timeout == nil {
+		timeout = s.d.Settings.StopTimeout
 	}
 	switch {
 	case timeout == nil:
@@ -261,7 +264,7 @@ func (s *Service) Restart(ctx context.Context, name, signal string, timeout *int
 	if err != nil {
 		return err
 	}
-	sig, limit, err := stopWish(c.record(), signal, timeout)
+	sig, limit, err := s.stopWish(c.record(), signal, timeout)
 	if err != nil {
 		return err
 	}
