@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -202,4 +203,57 @@ func TestMutualTLS(t *testing.T) {
 	if _, err := LoadTLS(TLSFiles{Cert: "/nonexistent", Key: "/nonexistent"}); err == nil {
 		t.Error("missing certificate: no error")
 	}
+}
+
+// The child of this test finds its socket as systemd would pass it.
+func TestSocketActivation(t *testing.T) {
+	if os.Getenv("HF_ACTIVATION_CHILD") != "" {
+		serveActivated()
+		return
+	}
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "api.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestSocketActivation$")
+	cmd.Env = append(os.Environ(), "HF_ACTIVATION_CHILD=1", "LISTEN_FDS=1", "LISTEN_FDNAMES=holdfast.socket")
+	cmd.ExtraFiles = []*os.File{f}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if b, err := io.ReadAll(conn); err != nil || string(b) != "activated" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func serveActivated() {
+	check := func(err error) {
+		if err != nil {
+			panic(err)
+		}
+	}
+	check(os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid())))
+	ls, err := Listen(context.Background(), "fd://holdfast.socket", quiet())
+	check(err)
+	conn, err := ls[0].Accept()
+	check(err)
+	_, err = io.WriteString(conn, "activated")
+	check(err)
+	check(conn.Close())
+	os.Exit(0)
 }
