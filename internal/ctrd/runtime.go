@@ -204,7 +204,12 @@ func (r *Runtime) List(ctx context.Context) (map[string]container.TaskState, err
 	for _, t := range tasks {
 		st, err := r.State(ctx, t.ID(), "")
 		if errdefs.IsNotFound(err) {
-			continue // ended and was deleted meanwhile
+			// Deleted meanwhile, or a shim whose task was never made because the
+			// daemon ended in between.
+			if err := r.Delete(ctx, t.ID(), false); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("ask for the state of task %s: %w", t.ID(), err)

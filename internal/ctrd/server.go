@@ -174,7 +174,7 @@ func (s *Server) openTasks(ctx context.Context) error {
 	}
 	shims, err := runtimev2.NewShimManager(&runtimev2.ManagerConfig{
 		Store:        bundleStore{dir: filepath.Join(s.stateDir("tasks"), Namespace), shim: s.cfg.ShimPath},
-		SandboxStore: metadata.NewSandboxStore(s.meta),
+		SandboxStore: keepShims{metadata.NewSandboxStore(s.meta)},
 		Events:       s.events,
 		Address:      s.stateDir("none.sock"), // shims are told it and never use it
 		TTRPCAddress: s.stateDir("events.sock"),

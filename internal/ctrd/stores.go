@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
@@ -134,3 +135,15 @@ func (bundleStore) Update(context.Context, containers.Container, ...string) (con
 
 // Delete implements containers.Store.
 func (bundleStore) Delete(context.Context, string) error { return errdefs.ErrNotImplemented }
+
+// keepShims answers, where the task manager asks whether a shim it found
+// belongs to a sandbox, that it does. It would otherwise end every shim without
+// processes at start, and with it the exit code and the last output of a
+// container that ended while we were away. Runtime.List ends those that really
+// have nothing to tell.
+type keepShims struct{ sandbox.Store }
+
+// Get implements sandbox.Store.
+func (keepShims) Get(_ context.Context, id string) (sandbox.Sandbox, error) {
+	return sandbox.Sandbox{ID: id}, nil
+}

@@ -20,9 +20,9 @@ type watcher struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu     sync.Mutex // guards queue, wake
-	queue  []container.TaskEvent
-	wake   chan struct{} // closed when the queue grew
+	mu    sync.Mutex // guards queue, wake
+	queue []container.TaskEvent
+	wake  chan struct{} // closed when the queue grew
 }
 
 func newWatcher(ctx context.Context, ex *exchange.Exchange, first func(procKey, int, container.Exit) bool, log *slog.Logger) *watcher {
