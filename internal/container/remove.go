@@ -90,6 +90,7 @@ func (s *Service) remove(ctx context.Context, c *Container, volumes bool) error 
 	s.mu.Unlock()
 	c.mu.Lock()
 	c.removed = true
+	c.rec.Error = "" // of its last start; the removal went well
 	c.mu.Unlock()
 	s.emit(r, events.ActionDestroy, nil)
 	c.notify(true)

@@ -323,3 +323,20 @@ func TestConnectAndDisconnect(t *testing.T) {
 		}
 	})
 }
+
+// A client that waits for the removal is not told of the error that its start
+// got already: docker run would print it twice.
+func TestWaitAfterFailedStart(t *testing.T) {
+	world(t, func(m *machine, d *daemon) {
+		m.onCreate = func(TaskConfig) error { return errdefs.ErrUnknown.WithMessage("executable file not found") }
+		id := d.create("", func(_ *container.Config, h *container.HostConfig) { h.AutoRemove = true })
+		wait, err := d.Wait(d.t.Context(), id, container.WaitConditionRemoved)
+		d.must(err)
+		if err := d.Start(d.t.Context(), id); err == nil {
+			t.Fatal("it started")
+		}
+		if r := <-wait; r.Error != nil || r.StatusCode != 127 {
+			t.Errorf("wait says %+v", r)
+		}
+	})
+}

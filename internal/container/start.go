@@ -100,7 +100,9 @@ func (s *Service) failStart(ctx context.Context, c *Container, before Record, ca
 	if err != nil {
 		s.d.Log.Error("failed start not recorded", logkey.Container, before.ID, logkey.Err, err)
 	}
-	s.notifyExit(c)
+	if before.Phase == Restarting { // else nobody was told that it ran
+		s.notifyExit(c)
+	}
 	if before.HostConfig.AutoRemove {
 		if err := s.remove(ctx, c, true); err != nil {
 			s.d.Log.Error("container not removed after failed start", logkey.Container, before.ID, logkey.Err, err)
