@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -86,6 +87,17 @@ func (e *memEvents) all() []events.Message {
 	return slices.Clone(e.list)
 }
 
+// hastyClock runs timers twenty times as fast.
+type hastyClock struct{ clock.System }
+
+func (c hastyClock) NewTimer(d time.Duration) clock.Timer {
+	return hastyTimer{c.System.NewTimer(d / 20)}
+}
+
+type hastyTimer struct{ clock.Timer }
+
+func (t hastyTimer) Reset(d time.Duration) bool { return t.Timer.Reset(d / 20) }
+
 // world is one daemon's worth of network state, with the daemon itself
 // replaceable.
 type world struct {
@@ -108,7 +120,7 @@ func newWorld(t testing.TB, edit ...func(*network.Settings)) *world {
 	w := &world{
 		t: t, dir: dir, spare: 2, records: &memRecords{m: map[string]*network.Record{}}, events: &memEvents{},
 		set: network.Settings{
-			Instance: "t" + filepath.Base(dir), BridgeName: "hft0", ICC: true, IPMasq: true, IPForward: true, UserlandProxy: true,
+			Instance: "t" + newID()[:6], BridgeName: "hft0", ICC: true, IPMasq: true, IPForward: true, UserlandProxy: true,
 			ResolvConf: filepath.Join(dir, "resolv.conf"), HostsFile: filepath.Join(dir, "etc-hosts"),
 		},
 	}
@@ -143,7 +155,7 @@ func (w *world) start() {
 	w.fw, err = nft.New(w.set.Instance)
 	must(w.t, err)
 	w.svc, err = network.New(network.Deps{
-		Clock: clock.System{}, Log: log, Random: rand.Reader, Records: w.records, Events: w.events,
+		Clock: hastyClock{}, Log: log, Random: rand.Reader, Records: w.records, Events: w.events,
 		Link: lk, Firewall: w.fw, Resolver: dns.New(log), Forwarder: forward.New(forward.Config{Log: log, Off: !w.set.UserlandProxy}),
 		Settings: w.set,
 	})
@@ -177,7 +189,7 @@ func (w *world) clean() {
 	links, err := netlink.LinkList()
 	must(w.t, err)
 	for _, l := range links {
-		if l.Type() == "bridge" || l.Type() == "veth" {
+		if n := l.Attrs().Name; n == w.set.BridgeName || strings.HasPrefix(n, network.HostEndPrefix(w.set.Instance)) || strings.HasPrefix(n, "br-") {
 			w.t.Errorf("left behind: %s %s", l.Type(), l.Attrs().Name)
 		}
 	}

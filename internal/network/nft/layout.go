@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 
 	"holdfast.dev/holdfast/internal/network"
@@ -27,7 +28,7 @@ type filledChain struct {
 
 func lay(t *nftables.Table, r network.Rules) layout {
 	var l layout
-	bridges := &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName}
+	bridges := &nftables.Set{Table: t, Name: "bridges", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
 	var names []nftables.SetElement
 	for _, n := range r.Networks {
 		names = append(names, nftables.SetElement{Key: ifname(n.Bridge)})
