@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -209,11 +210,19 @@ func (r *Rootfs) Changes(ctx context.Context, id string) ([]dockercontainer.File
 	return c, nil
 }
 
-// LayersSize returns the bytes of all read-only layers, each counted once.
-func (s *Server) LayersSize(ctx context.Context) (int64, error) {
+// ImagesSize returns the bytes that images take: stored content and unpacked
+// layers, each counted once however many images share it.
+func (s *Server) ImagesSize(ctx context.Context) (int64, error) {
 	ctx = in(ctx)
 	var total int64
-	err := s.snaps.Walk(ctx, func(ctx context.Context, i snapshots.Info) error {
+	err := s.meta.ContentStore().Walk(ctx, func(i content.Info) error {
+		total += i.Size
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure content: %w", err)
+	}
+	err = s.snaps.Walk(ctx, func(ctx context.Context, i snapshots.Info) error {
 		if i.Kind != snapshots.KindCommitted {
 			return nil
 		}

@@ -38,11 +38,11 @@ const (
 )
 
 // Config says where the engine lives and which programs it uses. All fields
-// but SystemdCgroup are required.
+// but RootfsDir and SystemdCgroup are required.
 type Config struct {
 	Root          string // content, metadata, snapshots
 	State         string // bundles, fifos, sockets: gone after a reboot
-	RootfsDir     string // where writable layers are mounted, one directory per container
+	RootfsDir     string // where writable layers are mounted, one directory per container; default Root/rootfs
 	ShimPath      string
 	RuncPath      string
 	SystemdCgroup bool
@@ -69,6 +69,9 @@ type Server struct {
 // engine with the same cfg.State left running.
 func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	bridgeLogs(cfg.Log)
+	if cfg.RootfsDir == "" {
+		cfg.RootfsDir = filepath.Join(cfg.Root, "rootfs")
+	}
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	s := &Server{cfg: cfg, events: exchange.NewExchange()}
 	defer func() {
