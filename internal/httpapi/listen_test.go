@@ -169,7 +169,12 @@ func TestMutualTLS(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ls...) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 
 	pool := x509.NewCertPool()
 	ca, err := os.ReadFile(filepath.Join(good, "ca.pem"))

@@ -94,18 +94,18 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	g.Go(func() error {
 		<-gctx.Done()
-		return s.shutdown(srv, endRequests)
+		return s.shutdown(context.WithoutCancel(ctx), srv, endRequests)
 	})
 	return g.Wait()
 }
 
 func address(a net.Addr) string { return a.Network() + "://" + a.String() }
 
-func (s *Server) shutdown(srv *http.Server, endRequests func()) error {
-	grace, cancel := context.WithCancel(context.Background())
+func (s *Server) shutdown(ctx context.Context, srv *http.Server, endRequests func()) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	drained := make(chan error, 1)
-	go func() { drained <- srv.Shutdown(grace) }() // closes the listeners at once
+	go func() { drained <- srv.Shutdown(ctx) }() // closes the listeners at once
 	s.busy.endStreams()
 	handlers := s.busy.idle()
 	timer := s.o.Clock.NewTimer(s.o.Grace)
@@ -144,7 +144,7 @@ func (s *Server) wrap(rt route.Route) http.Handler {
 		if err != nil {
 			s.fail(w, r, err)
 		}
-		if s.o.Log.Enabled(r.Context(), slog.LevelDebug) {
+		if s.o.Log.Enabled(ctx, slog.LevelDebug) {
 			s.o.Log.Debug("API request done", logkey.Method, r.Method, logkey.Path, r.URL.Path,
 				logkey.Status, w.status, logkey.Duration, s.o.Clock.Now().Sub(start))
 		}

@@ -71,6 +71,14 @@ func must(t *testing.T, err error) {
 	}
 }
 
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	must(t, err)
+	_, err = f.Write(data)
+	must(t, errors.Join(err, f.Close()))
+}
+
 // use creates and mounts a volume and returns its directory.
 func use(t *testing.T, d volume.Driver, v volume.Spec) string {
 	t.Helper()
@@ -98,7 +106,7 @@ func (s suite) lifecycle(t *testing.T, d volume.Driver, v volume.Spec) {
 		t.Errorf("new volume holds %v, %v", es, err)
 	}
 	f := filepath.Join(path, "f")
-	must(t, os.WriteFile(f, []byte("data"), 0o600))
+	write(t, f, []byte("data"))
 	must(t, d.Mount(t.Context(), v)) // a second user
 	if b, err := os.ReadFile(f); err != nil || string(b) != "data" {
 		t.Errorf("second user reads %q, %v", b, err)
@@ -139,7 +147,7 @@ func (s suite) separate(t *testing.T, d volume.Driver, v volume.Spec) {
 	if !s.caps.KeepsData {
 		return // both may show the same
 	}
-	must(t, os.WriteFile(filepath.Join(a, "f"), nil, 0o600))
+	write(t, filepath.Join(a, "f"), nil)
 	must(t, d.Remove(t.Context(), s.spec(v.Name+"2")))
 	if _, err := os.Stat(filepath.Join(a, "f")); err != nil {
 		t.Errorf("removing another volume: %v", err)
@@ -191,7 +199,7 @@ func (s suite) foreignData(t *testing.T, d volume.Driver, v volume.Spec) {
 	if !s.caps.KeepsData {
 		t.Skip("the driver keeps no data")
 	}
-	must(t, os.WriteFile(filepath.Join(use(t, d, v), "f"), nil, 0o600))
+	write(t, filepath.Join(use(t, d, v), "f"), nil)
 	if err := d.Create(t.Context(), v); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("got %v", err)
 	}
@@ -218,7 +226,7 @@ func (s suite) usage(t *testing.T, d volume.Driver, v volume.Spec) {
 	before, err := d.Usage(t.Context(), v)
 	must(t, err)
 	const size = 3 << 20
-	must(t, os.WriteFile(filepath.Join(path, "f"), make([]byte, size), 0o600))
+	write(t, filepath.Join(path, "f"), make([]byte, size))
 	must(t, os.Link(filepath.Join(path, "f"), filepath.Join(path, "g")))
 	after, err := d.Usage(t.Context(), v)
 	must(t, err)
@@ -230,7 +238,7 @@ func (s suite) usage(t *testing.T, d volume.Driver, v volume.Spec) {
 func (s suite) oddNames(t *testing.T, d volume.Driver, _ volume.Spec) {
 	for _, name := range []string{"0a", strings.Repeat("x", 255), "UPPER.lower-1_", strings.Repeat("0123456789abcdef", 4)} {
 		path := use(t, d, s.spec(name))
-		must(t, os.WriteFile(filepath.Join(path, "f"), nil, 0o600))
+		write(t, filepath.Join(path, "f"), nil)
 	}
 }
 
@@ -239,7 +247,7 @@ func (s suite) deepTree(t *testing.T, d volume.Driver, v volume.Spec) {
 	deep := filepath.Join(path, strings.Repeat("d/", 100))
 	must(t, os.MkdirAll(deep, 0o700))
 	for i := range 200 {
-		must(t, os.WriteFile(filepath.Join(deep, fmt.Sprint(i)), nil, 0o400))
+		write(t, filepath.Join(deep, fmt.Sprint(i)), nil)
 	}
 	must(t, d.Unmount(t.Context(), v))
 	must(t, d.Remove(t.Context(), v))
@@ -249,7 +257,7 @@ func (s suite) deepTree(t *testing.T, d volume.Driver, v volume.Spec) {
 func (s suite) linkOut(t *testing.T, d volume.Driver, v volume.Spec) {
 	outside := t.TempDir()
 	precious := filepath.Join(outside, "precious")
-	must(t, os.WriteFile(precious, nil, 0o600))
+	write(t, precious, nil)
 	path := use(t, d, v)
 	must(t, os.Symlink(outside, filepath.Join(path, "out")))
 	must(t, d.Unmount(t.Context(), v))
@@ -266,7 +274,7 @@ func (s suite) posix(t *testing.T, d volume.Driver, v volume.Spec) {
 	}
 	path := use(t, d, v)
 	f := filepath.Join(path, "f")
-	must(t, os.WriteFile(f, []byte("x"), 0o600))
+	write(t, f, []byte("x"))
 	must(t, os.Chown(f, 999, 998))
 	must(t, unix.Chmod(f, 0o2640))
 	var st unix.Stat_t
@@ -279,7 +287,7 @@ func (s suite) posix(t *testing.T, d volume.Driver, v volume.Spec) {
 	must(t, os.Link(f, filepath.Join(path, "g")))
 	must(t, unix.Mkfifo(filepath.Join(path, "fifo"), 0o600))
 
-	must(t, os.WriteFile(filepath.Join(path, "new"), []byte("y"), 0o600))
+	write(t, filepath.Join(path, "new"), []byte("y"))
 	open, err := os.Open(f)
 	must(t, err)
 	defer open.Close()
@@ -312,7 +320,7 @@ func (s suite) nextDaemon(t *testing.T) {
 	must(t, d.Create(t.Context(), v))
 	must(t, d.Mount(t.Context(), v))
 	f := filepath.Join(d.Path(v), "f")
-	must(t, os.WriteFile(f, []byte("data"), 0o600))
+	write(t, f, []byte("data"))
 
 	d = s.newDriver(t, dir) // while mounted
 	if d.Path(v) != filepath.Dir(f) {

@@ -176,11 +176,13 @@ type legacyMessage struct {
 }
 
 func withLegacy(m events.Message) any {
-	switch m.Type {
-	case events.ContainerEventType:
-		return legacyMessage{string(m.Action), m.Actor.ID, m.Actor.Attributes["image"], m}
-	case events.ImageEventType:
-		return legacyMessage{string(m.Action), m.Actor.ID, "", m}
+	l := legacyMessage{Status: string(m.Action), ID: m.Actor.ID, Message: m}
+	if m.Type == events.ContainerEventType {
+		l.From = m.Actor.Attributes["image"]
+		return l
+	}
+	if m.Type == events.ImageEventType {
+		return l
 	}
 	return m
 }
