@@ -13,7 +13,7 @@ import (
 
 // ImportOptions describe an image made of a root file system archive.
 type ImportOptions struct {
-	Ref      reference.Named // nil: no name
+	Ref      reference.NamedTagged // nil: no name
 	Comment  string
 	Changes  []string // Dockerfile instructions
 	Platform *ocispec.Platform
@@ -61,7 +61,7 @@ func (s *Service) Import(ctx context.Context, r io.Reader, o ImportOptions) (_ s
 }
 
 // name makes the record of a new image, dangling if ref is nil.
-func (s *Service) name(ctx context.Context, ref reference.Named, target ocispec.Descriptor) error {
+func (s *Service) name(ctx context.Context, ref reference.NamedTagged, target ocispec.Descriptor) error {
 	s.names.Lock()
 	defer s.names.Unlock()
 	name := ""

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/image"
 )
 
@@ -33,6 +34,12 @@ type blob struct {
 // ingest writes a blob while reading it once. What looks like a layer is
 // staged at the same time.
 func (s *Store) ingest(ctx context.Context, r io.Reader, size int64, progress func(int64)) (blob, error) {
+	return s.ingestAs(ctx, r, ocispec.Descriptor{Size: size}, progress)
+}
+
+// ingestAs is ingest for a blob of which the digest or, unless negative, the
+// size is known beforehand; anything else is refused.
+func (s *Store) ingestAs(ctx context.Context, r io.Reader, want ocispec.Descriptor, progress func(int64)) (blob, error) {
 	in := bufio.NewReaderSize(r, 4096)
 	head, err := in.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -49,7 +56,11 @@ func (s *Store) ingest(ctx context.Context, r io.Reader, size int64, progress fu
 	if b.layer {
 		u = s.unpackStream(ctx, b.format)
 	}
-	n, err := pump(in, w, u, progress)
+	src := io.Reader(in)
+	if want.Size >= 0 {
+		src = io.LimitReader(in, want.Size+1)
+	}
+	n, err := pump(src, w, u, progress)
 	if u != nil {
 		u.p.close(err)
 		<-u.done
@@ -58,8 +69,11 @@ func (s *Store) ingest(ctx context.Context, r io.Reader, size int64, progress fu
 		}
 		b.staged, b.diffID, b.length = u.staged, u.diffID, u.size
 	}
-	if err == nil && size >= 0 && n != size {
+	if err == nil && want.Size >= 0 && n != want.Size {
 		err = io.ErrUnexpectedEOF
+	}
+	if err == nil && want.Digest != "" && w.Digest() != want.Digest {
+		err = fault.New(errdefs.ErrDataLoss, "it is %s, not what was asked for", w.Digest())
 	}
 	if err != nil {
 		s.drop(ctx, b.staged.key)

@@ -236,17 +236,7 @@ func (l *loader) blob(name string) (blob, error) {
 // prepare checks an image of the archive, labels it for the collector and
 // unpacks what will run here.
 func (l *loader) prepare(target ocispec.Descriptor) error {
-	children := func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		if !images.IsIndexType(d.MediaType) && !images.IsManifestType(d.MediaType) {
-			return nil, nil
-		}
-		cs, err := images.Children(ctx, l.s.d.Content, d)
-		if errdefs.IsNotFound(err) {
-			return nil, images.ErrSkipDesc // another platform, left out
-		}
-		return cs, err
-	}
-	if err := images.Walk(l.ctx, images.SetChildrenLabels(l.s.d.Content, children), target); err != nil {
+	if err := images.Walk(l.ctx, images.SetChildrenLabels(l.s.d.Content, l.s.children), target); err != nil {
 		return fmt.Errorf("read image %s: %w", target.Digest, err)
 	}
 	l.s.forget()

@@ -43,8 +43,7 @@ type Deps struct {
 // Store fills image.Records, image.Content, image.Layers, image.Archives and
 // image.Registry.
 type Store struct {
-	d     Deps
-	hosts *hosts
+	d Deps
 
 	mu    sync.Mutex // guards the fields below; never held across I/O
 	known map[digest.Digest][]image.Manifest
@@ -62,7 +61,7 @@ var (
 
 // New returns a Store.
 func New(d Deps) *Store {
-	s := &Store{d: d, hosts: newHosts(d.Hosts, d.Log)}
+	s := &Store{d: d}
 	s.forget()
 	return s
 }

@@ -19,11 +19,11 @@ import (
 
 func digestOf(b []byte) string { return digest.FromBytes(b).String() }
 
-func named(t testing.TB, s string) reference.Named {
+func named(t testing.TB, s string) reference.NamedTagged {
 	t.Helper()
 	n, err := reference.ParseNormalizedNamed(s)
 	must(t, err)
-	return reference.TagNameOnly(n)
+	return reference.TagNameOnly(n).(reference.NamedTagged)
 }
 
 func TestImport(t *testing.T) {

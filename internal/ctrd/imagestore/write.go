@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -24,6 +25,17 @@ func (s *Store) Write(ctx context.Context, config dockerspec.DockerOCIImage, lay
 	}
 	for _, l := range layers {
 		m.Layers = append(m.Layers, l.Descriptor)
+		// Layers of another image stay even if that image goes meanwhile.
+		if err := s.hold(ctx, l.Descriptor.Digest); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		has, err := s.Has(ctx, l.Descriptor.Digest)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		if !has {
+			return ocispec.Descriptor{}, fmt.Errorf("layer %s is gone: %w", l.Descriptor.Digest, errdefs.ErrNotFound)
+		}
 	}
 	var err error
 	if m.Config, err = s.writeJSON(ctx, ocispec.MediaTypeImageConfig, config, nil); err != nil {

@@ -94,10 +94,7 @@ func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	o := domain.ImportOptions{Comment: r.FormValue("message"), Changes: r.Form["changes"]}
-	if ref != nil {
-		o.Ref = ref
-	}
+	o := domain.ImportOptions{Ref: ref, Comment: r.FormValue("message"), Changes: r.Form["changes"]}
 	src := r.FormValue("fromSrc")
 	if o.Comment == "" {
 		o.Comment = "Imported from " + src
