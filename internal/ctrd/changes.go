@@ -166,3 +166,5 @@ func isOpaque(dir string) (bool, error) {
 	}
 	return false, err
 }
+
+func isNotDir(err error) bool { return errors.Is(err, unix.ENOTDIR) }

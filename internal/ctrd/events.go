@@ -109,6 +109,9 @@ func (h slogHook) Fire(e *logrus.Entry) error {
 		level = slog.LevelWarn
 	case logrus.InfoLevel, logrus.DebugLevel, logrus.TraceLevel:
 	}
+	if e.Message == "copy shim log" {
+		level = slog.LevelDebug // a shim that ended: its log pipe was closed under the reader
+	}
 	attrs := make([]any, 0, 2*len(e.Data)+2)
 	for k, v := range e.Data {
 		attrs = append(attrs, k, v)

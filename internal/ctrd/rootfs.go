@@ -39,9 +39,7 @@ func (r *Rootfs) merged(id string) string { return filepath.Join(r.dir, id) }
 
 // Prepare implements container.Rootfs.
 func (r *Rootfs) Prepare(ctx context.Context, id, parent string) error {
-	_, err := r.snaps.Prepare(in(ctx), id, parent, snapshots.WithLabels(map[string]string{
-		gcRoot: time.Now().UTC().Format(time.RFC3339),
-	}))
+	err := r.prepare(in(ctx), id, parent, map[string]string{gcRoot: time.Now().UTC().Format(time.RFC3339)})
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("prepare writable layer of container %s: %w", id, err)
 	}
@@ -110,14 +108,10 @@ func (r *Rootfs) mounts(ctx context.Context, id string) ([]mount.Mount, error) {
 	return m, nil
 }
 
-// layer reads the directories out of what will be mounted. A container over no
-// image has no lower directories: its only one is bound.
+// layer reads the directories out of what will be mounted.
 func (r *Rootfs) layer(id string, mounts []mount.Mount) container.Layer {
 	l := container.Layer{Merged: r.merged(id)}
 	for _, m := range mounts {
-		if m.Type == "bind" {
-			l.Upper = m.Source
-		}
 		for _, o := range m.Options {
 			switch k, v, _ := strings.Cut(o, "="); k {
 			case "lowerdir":

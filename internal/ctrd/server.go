@@ -149,7 +149,7 @@ func (s *Server) openStores(ctx context.Context) error {
 		return fmt.Errorf("join engine parts: %w", err)
 	}
 	s.rootfs = &Rootfs{snaps: s.snaps, dir: s.cfg.RootfsDir}
-	return nil
+	return s.rootfs.sweepInit(ctx)
 }
 
 // overlayOptions turns off what changes the form of upper directories.

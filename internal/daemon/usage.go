@@ -66,7 +66,7 @@ func (d *Daemon) imageUsage(ctx context.Context) (*dockerimage.DiskUsage, error)
 		users[u.ImageID]++
 	}
 	u := &dockerimage.DiskUsage{Items: list, TotalCount: int64(len(list))}
-	if u.TotalSize, err = d.engine.LayersSize(ctx); err != nil { // each shared layer once
+	if u.TotalSize, err = d.engine.ImagesSize(ctx); err != nil { // what is shared counts once
 		return nil, err
 	}
 	for i := range list {
