@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -139,23 +140,51 @@ func BusyboxLayer(t TB) []byte {
 	return l.Tar()
 }
 
-// Image makes sure the daemon has a base image; "busybox" is the one there is.
-// It stays over Clean.
+// NettoolLayer holds internal/testkit/nettool, built for containers.
+func NettoolLayer(t TB) []byte {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hf-nettool-")
+	if err != nil {
+		t.Fatalf("build nettool: %v", err)
+	}
+	defer os.RemoveAll(dir)
+	out := filepath.Join(dir, "nettool")
+	cmd := exec.Command(RequireProgram(t, "go"), "build", "-trimpath", "-o", out, "./internal/testkit/nettool")
+	cmd.Dir = RepoRoot()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build nettool: %v\n%s", err, b)
+	}
+	body, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatalf("build nettool: %v", err)
+	}
+	return Layer{"bin/nettool": {Body: string(body), Mode: 0o755}}.Tar()
+}
+
+// Image makes sure the daemon has a base image, which stays over Clean: "busybox"
+// is Debian's busybox-static, "nettool" the same with nettool.
 func (d *Daemon) Image(name string) string {
 	d.t.Helper()
-	if name != "busybox" {
-		d.t.Fatalf("no such test image %q", name)
-	}
 	d.mu.Lock()
 	have := d.images[name]
 	d.images[name] = true
 	d.mu.Unlock()
-	if !have {
-		d.Load(ImageSpec{
-			Ref: "busybox:latest", Layers: [][]byte{BusyboxLayer(d.t)},
-			Config: map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}},
-		})
+	if have {
+		return name
 	}
+	spec := ImageSpec{
+		Ref: name + ":latest", Layers: [][]byte{BusyboxLayer(d.t)},
+		Config: map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}},
+	}
+	switch name {
+	case "busybox":
+	case "nettool":
+		spec.Layers = append(spec.Layers, NettoolLayer(d.t))
+	default:
+		d.t.Fatalf("no such test image %q", name)
+	}
+	d.Load(spec)
 	return name
 }
 

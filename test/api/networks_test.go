@@ -1,0 +1,294 @@
+package api
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast.dev/holdfast/internal/testkit"
+)
+
+// web starts a container that answers its name over HTTP on port 80.
+func web(d *testkit.Daemon, name string, args ...string) {
+	d.Image("nettool")
+	up(d, append(append([]string{"--name", name}, args...), "nettool", "nettool", "serve", ":80", name)...)
+}
+
+// probe starts a container to ask from.
+func probe(d *testkit.Daemon, name string, args ...string) {
+	d.Image("nettool")
+	up(d, append(append([]string{"--name", name}, args...), "nettool", "sleep", "600")...)
+}
+
+// get polls url from inside a container until it answers.
+func get(d *testkit.Daemon, from, url, want string) {
+	d.Eventually(settle, from+" fetches "+url, func() (bool, string) {
+		r := d.DockerResult("exec", from, "nettool", "get", url)
+		return strings.TrimSpace(r.Out) == want, r.String()
+	})
+}
+
+func lookup(d *testkit.Daemon, from, name string) testkit.Result {
+	return d.DockerResult("exec", from, "nettool", "lookup", name)
+}
+
+func TestNetworkNamesAliasesRoundRobin(t *testing.T) {
+	d := daemon(t)
+	d.Docker("network", "create", "front")
+	web(d, "one", "--network", "front", "--network-alias", "pool")
+	web(d, "two", "--network", "front", "--network-alias", "pool")
+	probe(d, "probe", "--network", "front")
+	get(d, "probe", "http://one/", "one")
+	get(d, "probe", "http://two/", "two")
+	id := format(d, "one", "{{.Id}}")
+	get(d, "probe", "http://"+id[:12]+"/", "one")
+	equal(t, "resolver", d.Docker("exec", "probe", "grep", "^nameserver", "/etc/resolv.conf"), "nameserver 127.0.0.11")
+	out := d.Docker("exec", "probe", "nettool", "lookup", "pool")
+	for _, name := range []string{"one", "two"} {
+		contains(t, "alias", out, format(d, name, "{{.NetworkSettings.Networks.front.IPAddress}}"))
+	}
+	seen := map[string]bool{}
+	d.Eventually(settle, "both answer", func() (bool, string) {
+		seen[d.Docker("exec", "probe", "nettool", "get", "http://pool/")] = true
+		return seen["one"] && seen["two"], fmt.Sprint(seen)
+	})
+	contains(t, "reverse", d.Docker("exec", "probe", "nettool", "reverse", format(d, "one", "{{.NetworkSettings.Networks.front.IPAddress}}")), "one.front")
+	if r := lookup(d, "probe", "nobody.invalid"); r.Code == 0 {
+		t.Errorf("unknown name resolves: %s", r)
+	}
+	// A name goes with its container.
+	d.Docker("rm", "-f", "two")
+	d.Eventually(settle, "two is forgotten", func() (bool, string) {
+		r := lookup(d, "probe", "two")
+		return r.Code != 0, r.String()
+	})
+	d.Docker("rename", "one", "uno")
+	get(d, "probe", "http://uno/", "one")
+}
+
+func TestNetworksAreIsolated(t *testing.T) {
+	d := daemon(t)
+	d.Docker("network", "create", "net-a")
+	d.Docker("network", "create", "net-b")
+	web(d, "inb", "--network", "net-b")
+	web(d, "inbridge")
+	probe(d, "ina", "--network", "net-a")
+	for _, name := range []string{"inb", "inbridge"} {
+		ip := format(d, name, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+		r := d.DockerResult("exec", "ina", "nettool", "get", "http://"+ip+"/")
+		if r.Code == 0 {
+			t.Errorf("%s is reached from another network: %s", name, r)
+		}
+		if r := lookup(d, "ina", name); r.Code == 0 {
+			t.Errorf("%s is known in another network: %s", name, r)
+		}
+	}
+	d.Docker("network", "connect", "--alias", "visitor", "net-b", "ina")
+	get(d, "ina", "http://inb/", "inb")
+	contains(t, "alias", d.Docker("exec", "inb", "nettool", "lookup", "visitor"), format(d, "ina", `{{(index .NetworkSettings.Networks "net-b").IPAddress}}`))
+	d.Docker("network", "disconnect", "net-b", "ina")
+	if r := d.DockerResult("exec", "ina", "nettool", "get", "http://inb/"); r.Code == 0 {
+		t.Errorf("still connected: %s", r)
+	}
+	equal(t, "interfaces", d.Docker("exec", "ina", "sh", "-c", "ls /sys/class/net | grep -c eth"), "1")
+	d.DockerFails("is not connected to network net-b", "network", "disconnect", "net-b", "ina")
+	d.DockerFails("already exists in network net-a", "network", "connect", "net-a", "ina")
+}
+
+func TestNetworkFixedAddressesAndIPAM(t *testing.T) {
+	notOnTwin(t, "20.10 took the MAC address elsewhere")
+	d := daemon(t)
+	d.Docker("network", "create", "--subnet", "10.77.0.0/24", "--ip-range", "10.77.0.128/25", "--gateway", "10.77.0.1", "--aux-address", "router=10.77.0.129", "--label", "x=y", "fixed")
+	equal(t, "inspect", format(d, "fixed", `{{(index .IPAM.Config 0).Subnet}} {{(index .IPAM.Config 0).Gateway}} {{.Driver}} {{.Scope}} {{index .Labels "x"}}`), "10.77.0.0/24 10.77.0.1 bridge local y")
+	up(d, "--name", "fix", "--network", "fixed", "--ip", "10.77.0.5", "--mac-address", "02:42:0a:4d:00:63", "busybox", "sleep", "600")
+	equal(t, "address", d.Docker("exec", "fix", "sh", "-c", "ip -o -4 addr show eth0 | awk '{print $4}'; cat /sys/class/net/eth0/address; ip route | head -1"), "10.77.0.5/24\n02:42:0a:4d:00:63\ndefault via 10.77.0.1 dev eth0 ")
+	probe(d, "dyn", "--network", "fixed")
+	ip := net.ParseIP(format(d, "dyn", "{{.NetworkSettings.Networks.fixed.IPAddress}}")).To4()
+	if ip == nil || ip[3] < 128 || ip[3] == 129 {
+		t.Errorf("dynamic address %v is not of the range", ip)
+	}
+	r := d.DockerResult("run", "--rm", "--network", "fixed", "--ip", "10.77.0.5", "busybox", "true")
+	if r.Code == 0 || !strings.Contains(r.Err, "Address already in use") {
+		t.Errorf("taken address: %s", r)
+	}
+	d.DockerFails("", "run", "--rm", "--network", "fixed", "--ip", "10.78.0.5", "busybox", "true")
+	d.DockerFails("", "run", "--rm", "--ip", "172.17.0.9", "busybox", "true") // only on user networks
+	d.DockerFails("ool overlaps with other one on this address space", "network", "create", "--subnet", "10.77.0.0/25", "overlap")
+	d.Docker("restart", "-t", "0", "fix")
+	equal(t, "kept over restart", format(d, "fix", "{{.NetworkSettings.Networks.fixed.IPAddress}}"), "10.77.0.5")
+	contains(t, "containers of the network", format(d, "fixed", "{{range .Containers}}{{.Name}} {{.IPv4Address}};{{end}}"), "fix 10.77.0.5/24;")
+}
+
+func TestNetworkInternalAndIPv6(t *testing.T) {
+	d := daemon(t)
+	d.Docker("network", "create", "--internal", "closed")
+	web(d, "inner", "--network", "closed")
+	probe(d, "probe", "--network", "closed")
+	get(d, "probe", "http://inner/", "inner")
+	if engine != testkit.Dockerd { // 20.10 gave a default route that led nowhere
+		equal(t, "no way out", d.Docker("exec", "probe", "sh", "-c", "ip route | grep -c default || true"), "0")
+	}
+	d.Docker("network", "create", "--ipv6", "--subnet", "fd00:77::/64", "six")
+	web(d, "v6", "--network", "six")
+	probe(d, "probe6", "--network", "six")
+	addr := format(d, "v6", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}")
+	if !strings.HasPrefix(addr, "fd00:77::") {
+		t.Fatalf("IPv6 address %q", addr)
+	}
+	get(d, "probe6", "http://["+addr+"]/", "v6")
+	contains(t, "AAAA", d.Docker("exec", "probe6", "nettool", "lookup", "v6"), addr)
+}
+
+func TestNetworkHostNoneContainer(t *testing.T) {
+	d := daemon(t)
+	contains(t, "host", d.Docker("run", "--rm", "--network", "host", "busybox", "ls", "/sys/class/net"), "lo")
+	d.Exec("ip", "link", "add", "seen0", "type", "bridge")
+	t.Cleanup(func() { d.Exec("ip", "link", "del", "seen0") })
+	contains(t, "host's links", d.Docker("run", "--rm", "--network", "host", "busybox", "cat", "/proc/net/dev"), "seen0")
+	web(d, "owner", "--hostname", "sharedname")
+	equal(t, "container", d.Docker("run", "--rm", "--network", "container:owner", "nettool", "sh", "-c", "nettool get http://127.0.0.1/; hostname"), "owner\nsharedname")
+	d.DockerFails("conflicting options", "run", "--rm", "--network", "container:owner", "-p", "80", "busybox", "true")
+	d.DockerFails("conflicting options", "run", "--rm", "--network", "container:owner", "--hostname", "x", "busybox", "true")
+	equal(t, "none", d.Docker("run", "--rm", "--network", "none", "busybox", "sh", "-c", "tail -n +3 /proc/net/dev | grep -vc lo: || true"), "0")
+	d.DockerFails("No such container: nobody", "run", "--rm", "--network", "container:nobody", "busybox", "true")
+}
+
+func TestPublishedPorts(t *testing.T) {
+	d := daemon(t)
+	// The namespace's way to the world: an address beside loopback.
+	d.Exec("ip", "link", "add", "out0", "type", "bridge")
+	d.Exec("ip", "addr", "add", "10.200.0.1/24", "dev", "out0")
+	d.Exec("ip", "link", "set", "out0", "up")
+	t.Cleanup(func() { d.Exec("ip", "link", "del", "out0") })
+	web(d, "pub", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "9000-9002:7000-7002", "-p", "5353:53/udp", "-p", "80")
+	fetch := func(addr string) (string, error) {
+		resp, err := d.HTTP().Get("http://" + addr + "/")
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return strings.TrimSpace(string(b)), err
+	}
+	random := d.Docker("port", "pub", "80")
+	_, port, err := net.SplitHostPort(strings.Fields(random)[len(strings.Fields(random))-1])
+	if err != nil {
+		t.Fatalf("%q: %v", random, err)
+	}
+	for _, addr := range []string{"127.0.0.1:8080", "10.200.0.1:8080", "[::1]:8080", "127.0.0.1:8081", "127.0.0.1:" + port} {
+		d.Eventually(settle, addr+" answers", func() (bool, string) {
+			got, err := fetch(addr)
+			return got == "pub", fmt.Sprint(got, err)
+		})
+	}
+	if got, err := fetch("10.200.0.1:8081"); err == nil {
+		t.Errorf("published on 127.0.0.1 only, but answers %q elsewhere", got)
+	}
+	// Hairpin: another container, and the container itself, by the host's address.
+	probe(d, "probe")
+	get(d, "probe", "http://10.200.0.1:8080/", "pub")
+	get(d, "pub", "http://10.200.0.1:8080/", "pub")
+	// A range maps one to one.
+	equal(t, "range", d.Docker("port", "pub", "7001/tcp")[:12], "0.0.0.0:9001")
+	d.DockerFails("port is already allocated", "run", "--rm", "-p", "8080:80", "busybox", "true")
+	d.DockerFails("port is already allocated", "run", "--rm", "-p", "9001:80", "busybox", "true")
+	equal(t, "the failed ones are gone", d.Docker("ps", "-aq", "--filter", "status=running", "--filter", "ancestor=busybox", "--filter", "name=^/[^p]"), "")
+	d.Docker("rm", "-f", "pub")
+	if got, err := fetch("127.0.0.1:8080"); err == nil {
+		t.Errorf("answers %q after removal", got)
+	}
+	web(d, "pub2", "-p", "8080:80")
+	d.Eventually(settle, "free again", func() (bool, string) {
+		got, err := fetch("127.0.0.1:8080")
+		return got == "pub2", fmt.Sprint(got, err)
+	})
+}
+
+func TestPublishedPortTakenByAnotherProgram(t *testing.T) {
+	d := daemon(t)
+	d.Listen("tcp", "0.0.0.0:8085")
+	d.DockerFails("address already in use", "run", "--name", "late", "-p", "8085:80", "busybox", "true")
+	equal(t, "created, not started", format(d, "late", "{{.State.Status}}"), "created")
+}
+
+func TestPublishedUDP(t *testing.T) {
+	d := daemon(t)
+	d.Image("nettool")
+	up(d, "--name", "udp", "-p", "5354:5354/udp", "nettool", "nettool", "udpecho", ":5354")
+	d.Eventually(settle, "echo over UDP", func() (bool, string) {
+		c, err := d.Dial("udp", "127.0.0.1:5354")
+		if err != nil {
+			return false, err.Error()
+		}
+		defer c.Close()
+		if _, err := fmt.Fprintln(c, "ping"); err != nil {
+			return false, err.Error()
+		}
+		if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return false, err.Error()
+		}
+		line, err := bufio.NewReader(c).ReadString('\n')
+		return line == "ping\n", fmt.Sprint(line, err)
+	})
+}
+
+func TestPublishAllAndExpose(t *testing.T) {
+	d := daemon(t)
+	web(d, "all", "-P", "--expose", "80", "--expose", "81-82/tcp")
+	equal(t, "three ports", fmt.Sprint(len(strings.Split(format(d, "all", "{{range $p, $b := .NetworkSettings.Ports}}{{$p}} {{(index $b 0).HostPort}};{{end}}"), ";"))-1), "3")
+}
+
+func TestNetworkRemovePruneAndNames(t *testing.T) {
+	d := daemon(t)
+	id := d.Docker("network", "create", "netx")
+	d.DockerFails("network with name netx already exists", "network", "create", "netx")
+	up(d, "--name", "user", "--network", "netx", "busybox", "sleep", "600")
+	code, body := d.API(http.MethodDelete, "/networks/netx", nil)
+	if code != http.StatusForbidden && code != http.StatusConflict {
+		t.Errorf("remove in use: %d %s", code, body)
+	}
+	contains(t, "message", string(body), "has active endpoints")
+	d.Docker("network", "create", "unused")
+	equal(t, "prune", d.Docker("network", "prune", "-f"), "Deleted Networks:\nunused")
+	d.DockerFails("bridge is a pre-defined network and cannot be removed", "network", "rm", "bridge")
+	d.DockerFails("network nosuch not found", "network", "rm", "nosuch")
+	d.DockerFails("network nosuch not found", "run", "--rm", "--network", "nosuch", "busybox", "true")
+	d.DockerFails("", "network", "create", "-d", "nosuchdriver", "nd")
+	names := strings.Fields(d.Docker("network", "ls", "--format", "{{.Name}}"))
+	slices.Sort(names)
+	equal(t, "list", strings.Join(names, " "), "bridge host netx none")
+	equal(t, "by filter", d.Docker("network", "ls", "-q", "--no-trunc", "--filter", "name=netx", "--filter", "driver=bridge", "--filter", "type=custom"), id)
+	d.Docker("rm", "-f", "user")
+	d.Docker("network", "rm", id)
+}
+
+func TestDNSForwardsOutside(t *testing.T) {
+	d := daemon(t)
+	// An upstream server on the namespace's loopback, as a host with a local resolver has.
+	srv := upstreamDNS(t, d, "10.200.1.1:53", "outside.example.", "192.0.2.44")
+	d.Docker("network", "create", "dnsnet")
+	probe(d, "asker", "--network", "dnsnet", "--dns", srv)
+	d.Eventually(settle, "forwarded", func() (bool, string) {
+		r := lookup(d, "asker", "outside.example")
+		return strings.Contains(r.Out, "192.0.2.44"), r.String()
+	})
+}
+
+func TestForeignRulesAreUntouched(t *testing.T) {
+	notOnTwin(t, "docker writes into shared chains")
+	d := daemon(t)
+	d.Exec("nft", "add table inet mine; add chain inet mine c { type filter hook forward priority 10; policy accept; }; add rule inet mine c tcp dport 9999 drop")
+	t.Cleanup(func() { d.Exec("nft", "delete table inet mine") })
+	before := d.Exec("nft", "list", "table", "inet", "mine")
+	web(d, "pub", "-p", "8088:80")
+	d.Docker("network", "create", "nn")
+	d.KillAndStart()
+	d.Docker("rm", "-f", "pub")
+	equal(t, "table", d.Exec("nft", "list", "table", "inet", "mine"), before)
+}
