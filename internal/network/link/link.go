@@ -30,17 +30,22 @@ type Config struct {
 	Dir      string // for namespaces: <exec-root>/netns
 	Instance string // as network.Settings.Instance
 	Spare    int    // namespaces kept ready; 0: none
-	Log      *slog.Logger
+	// Prepare, if set, does to a new namespace what else belongs there.
+	Prepare func(nsPath string) error
+	Log     *slog.Logger
 }
 
 // Link is the kernel's links, through one namespace: the one New was called in.
 type Link struct {
 	c Config
 	h *netlink.Handle
+	// reaper removes interfaces. A handle does one thing at a time, and the
+	// kernel takes some 20 ms to be rid of an interface.
+	reaper *netlink.Handle
 
 	spares chan string // paths
 	stop   context.CancelFunc
-	filler sync.WaitGroup
+	tasks  sync.WaitGroup // the filler of spares, and removals under way
 }
 
 var _ network.Link = (*Link)(nil)
@@ -51,7 +56,12 @@ func New(c Config) (*Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	return &Link{c: c, h: h, spares: make(chan string, max(c.Spare, 0)), stop: func() {}}, nil
+	reaper, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open rtnetlink: %w", err)
+	}
+	return &Link{c: c, h: h, reaper: reaper, spares: make(chan string, max(c.Spare, 0)), stop: func() {}}, nil
 }
 
 // EnsureBridge implements network.Link.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -46,9 +47,9 @@ func (l *Link) Start(ctx context.Context) error {
 		return nil
 	}
 	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.filler.Add(1)
+	l.tasks.Add(1)
 	go func() {
-		defer l.filler.Done()
+		defer l.tasks.Done()
 		l.fill(ctx)
 	}()
 	return nil
@@ -58,7 +59,7 @@ func (l *Link) Start(ctx context.Context) error {
 func (l *Link) fill(ctx context.Context) {
 	for n := 0; ; n++ {
 		path := filepath.Join(l.c.Dir, sparePrefix+strconv.Itoa(n))
-		if err := makeNS(path); err != nil {
+		if err := l.makeNS(path); err != nil {
 			l.c.Log.Warn("make spare network namespace", logkey.Err, err)
 			<-ctx.Done() // containers make their own, and tell if that fails too
 			break
@@ -90,14 +91,15 @@ func (l *Link) discard(path string) {
 // Close implements network.Link. Namespaces of containers stay.
 func (l *Link) Close() error {
 	l.stop()
-	l.filler.Wait()
+	l.tasks.Wait()
 	l.h.Close()
+	l.reaper.Close()
 	return nil
 }
 
 // makeNS makes a namespace at path: loopback up, IPv6 off on interfaces until
 // one gets an address, nothing to wait for.
-func makeNS(path string) error {
+func (l *Link) makeNS(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
 		return fmt.Errorf("make mount point for namespace: %w", err)
@@ -124,6 +126,12 @@ func makeNS(path string) error {
 	})
 	if err != nil {
 		return errors.Join(err, os.Remove(path))
+	}
+	if l.c.Prepare == nil {
+		return nil
+	}
+	if err := l.c.Prepare(path); err != nil {
+		return errors.Join(err, drop(path))
 	}
 	return nil
 }
@@ -202,7 +210,7 @@ func (l *Link) claim(path string) error {
 		if err := os.MkdirAll(l.c.Dir, 0o755); err != nil {
 			return fmt.Errorf("make directory for namespaces: %w", err)
 		}
-		return makeNS(path)
+		return l.makeNS(path)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
@@ -230,17 +238,36 @@ func (l *Link) Sandbox(id string) (string, error) {
 	return path, nil
 }
 
-// RemoveSandbox implements network.Link.
-func (l *Link) RemoveSandbox(ctx context.Context, id string, hostEnds []string) error {
+// RemoveSandbox implements network.Link. The host ends are out of their
+// bridges when it returns, so that addresses can be given anew; the kernel is
+// rid of them a little later.
+func (l *Link) RemoveSandbox(_ context.Context, id string, hostEnds []string) error {
 	var errs []error
-	for _, e := range hostEnds {
-		errs = append(errs, l.Detach(ctx, e))
+	for _, name := range hostEnds {
+		k, err := l.h.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			continue
+		}
+		if err == nil {
+			err = l.h.LinkSetNoMaster(k)
+		}
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, fmt.Errorf("take interface %s from its bridge: %w", name, err))
+			continue
+		}
+		l.tasks.Add(1)
+		go func() {
+			defer l.tasks.Done()
+			if err := l.reaper.LinkDel(k); err != nil && !errors.Is(err, unix.ENODEV) {
+				l.c.Log.Warn("remove interface", logkey.Name, name, logkey.Err, err)
+			}
+		}()
 	}
 	return errors.Join(append(errs, drop(l.path(id)))...)
 }
 
 // Attach implements network.Link.
-func (l *Link) Attach(_ context.Context, i network.Interface) (string, error) {
+func (l *Link) Attach(ctx context.Context, i network.Interface) (string, error) {
 	br, err := l.h.LinkByName(i.Bridge)
 	if err != nil {
 		return "", fmt.Errorf("bridge %s: %w", i.Bridge, err)
@@ -262,7 +289,32 @@ func (l *Link) Attach(_ context.Context, i network.Interface) (string, error) {
 			return "", fmt.Errorf("isolate %s: %w", i.Host, err)
 		}
 	}
-	return name, ns.Do(l.path(i.Sandbox), func() error { return setUpInside(i, name) })
+	if err := ns.Do(l.path(i.Sandbox), func() error { return setUpInside(ctx, i, name) }); err != nil {
+		return "", err
+	}
+	return name, errors.Join(awaitUp(ctx, l.h, i.Host), awaitUp(ctx, l.h, i.Bridge))
+}
+
+// awaitUp waits until the kernel has noticed that a link has a carrier. Until
+// then it drops what is sent, and the first lost packet costs the container a
+// second. Newer kernels notice when asked, so there is seldom a wait.
+func awaitUp(ctx context.Context, h *netlink.Handle, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for {
+		k, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", name, err)
+		}
+		if s := k.Attrs().OperState; s == netlink.OperUp || s == netlink.OperUnknown {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil // it will do without us, or it is the user's bridge and down
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // bridgeFilters tells whether bridged packets pass the firewall.
@@ -313,7 +365,7 @@ func (l *Link) addVeth(i network.Interface, br netlink.Link, boxFd int) (string,
 }
 
 // setUpInside runs in the namespace: addresses, up, sysctls.
-func setUpInside(i network.Interface, name string) error {
+func setUpInside(ctx context.Context, i network.Interface, name string) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open rtnetlink: %w", err)
@@ -341,7 +393,7 @@ func setUpInside(i network.Interface, name string) error {
 	if err := h.LinkSetUp(dev); err != nil {
 		return fmt.Errorf("set %s up: %w", name, err)
 	}
-	return nil
+	return awaitUp(ctx, h, name)
 }
 
 // Detach implements network.Link.

@@ -150,7 +150,7 @@ func (w *world) start() {
 		level = slog.LevelWarn
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	lk, err := link.New(link.Config{Dir: filepath.Join(w.dir, "netns"), Instance: w.set.Instance, Spare: w.spare, Log: log})
+	lk, err := link.New(link.Config{Dir: filepath.Join(w.dir, "netns"), Instance: w.set.Instance, Spare: w.spare, Prepare: nft.PrepareSandbox, Log: log})
 	must(w.t, err)
 	w.fw, err = nft.New(w.set.Instance)
 	must(w.t, err)

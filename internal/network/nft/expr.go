@@ -40,15 +40,7 @@ func nfproto(v6 bool) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, cmp(expr.CmpOpEq, []byte{p})}
 }
 
-func l4proto(p byte) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, cmp(expr.CmpOpEq, []byte{p})}
-}
-
 func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
-
-func dport(n uint16) []expr.Any {
-	return []expr.Any{loadPort(1), cmp(expr.CmpOpEq, be16(n))}
-}
 
 func loadPort(reg uint32) expr.Any {
 	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
@@ -124,14 +116,6 @@ func translated() []expr.Any { return ctBits(expr.CtKeySTATUS, 1<<5) }
 
 func established() []expr.Any {
 	return ctBits(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
-}
-
-func dnatTo4(to netip.AddrPort) []expr.Any {
-	return []expr.Any{
-		&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
-		&expr.Immediate{Register: 2, Data: be16(to.Port())},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2, Specified: true},
-	}
 }
 
 // portMap is one of the maps of published ports, by family and by whether the

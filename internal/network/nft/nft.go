@@ -11,8 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"os"
 	"slices"
 	"sync"
 
@@ -262,35 +260,4 @@ func (f *Firewall) Clear(context.Context) error {
 	f.conn.AddTable(f.table())
 	f.conn.DelTable(f.table())
 	return f.flush("clear")
-}
-
-// RedirectDNS implements network.Firewall.
-func (f *Firewall) RedirectDNS(_ context.Context, nsPath string, udp, tcp uint16) error {
-	box, err := os.Open(nsPath)
-	if err != nil {
-		return fmt.Errorf("open namespace: %w", err)
-	}
-	defer box.Close()
-	conn, err := nftables.New(nftables.WithNetNSFd(int(box.Fd())))
-	if err != nil {
-		return fmt.Errorf("open nftables in namespace: %w", err)
-	}
-	t := &nftables.Table{Name: "holdfast-dns", Family: nftables.TableFamilyIPv4}
-	conn.AddTable(t)
-	conn.DelTable(t)
-	conn.AddTable(t)
-	c := conn.AddChain(&nftables.Chain{
-		Name: "output", Table: t, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
-	})
-	server := netip.AddrFrom4([4]byte{127, 0, 0, 11})
-	for proto, port := range map[byte]uint16{unix.IPPROTO_UDP: udp, unix.IPPROTO_TCP: tcp} {
-		conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: slices.Concat(
-			l4proto(proto), daddr4(netip.PrefixFrom(server, 32)), dport(53), dnatTo4(netip.AddrPortFrom(server, port)),
-		)})
-	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("write DNS redirection: %w", err)
-	}
-	return nil
 }
