@@ -179,7 +179,7 @@ func (s *Server) openTasks(ctx context.Context) error {
 		Store:        bundleStore{dir: filepath.Join(s.stateDir("tasks"), Namespace), shim: s.cfg.ShimPath},
 		SandboxStore: keepShims{metadata.NewSandboxStore(s.meta)},
 		Events:       s.events,
-		Address:      s.stateDir("none.sock"), // shims are told it and never use it
+		Address:      s.noAddress(),
 		TTRPCAddress: s.stateDir("events.sock"),
 		SocketDir:    s.stateDir("s"),
 	})
@@ -190,9 +190,16 @@ func (s *Server) openTasks(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("adopt running tasks: %w", err)
 	}
+	if err := s.sweepShims(ctx); err != nil {
+		return err
+	}
 	s.runtime, err = newRuntime(ctx, s)
 	return err
 }
+
+// noAddress is the gRPC address that shims are told. Nobody listens there and
+// they never ask; it marks them as ours.
+func (s *Server) noAddress() string { return s.stateDir("none.sock") }
 
 // Client returns containerd's client over the stores in this process.
 func (s *Server) Client() *client.Client { return s.client }

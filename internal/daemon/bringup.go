@@ -93,6 +93,9 @@ func (d *Daemon) startEngine(ctx context.Context) error {
 }
 
 func (d *Daemon) startImages(context.Context) error {
+	if err := imagestore.CheckHosts(registries(d.cfg, d.version)); err != nil {
+		return err
+	}
 	c := d.engine.Client()
 	d.imageStore = imagestore.New(imagestore.Deps{
 		Namespace:   ctrd.Namespace,
@@ -105,6 +108,7 @@ func (d *Daemon) startImages(context.Context) error {
 		Log:         d.log,
 		TempDir:     d.paths.Temp,
 		Platform:    platforms.DefaultSpec(),
+		Hosts:       registries(d.cfg, d.version),
 	})
 	d.images = image.New(image.Deps{
 		Clock:    d.clock,
@@ -265,6 +269,21 @@ func (d *Daemon) containerSettings() container.Settings {
 		NoNewPrivs:    c.NoNewPrivileges,
 		SeccompPath:   seccomp,
 		InitByDefault: c.Init,
+		IpcMode:       dockercontainer.IpcMode(c.IpcMode),
+		CgroupnsMode:  dockercontainer.CgroupnsMode(c.CgroupNamespaceMode),
+		StopTimeout:   &c.StopTimeout,
+	}
+}
+
+// certsDir holds certificates of registries, one folder per host.
+const certsDir = "/etc/holdfast/certs.d"
+
+func registries(c config.Config, v Version) imagestore.HostOptions {
+	return imagestore.HostOptions{
+		CertsDirs: []string{certsDir, "/etc/docker/certs.d"},
+		Insecure:  c.InsecureRegistries,
+		Mirrors:   c.RegistryMirrors,
+		UserAgent: "Holdfast/" + v.Version,
 	}
 }
 

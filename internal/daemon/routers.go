@@ -3,6 +3,7 @@ package daemon
 import (
 	"holdfast.dev/holdfast/internal/httpapi/route"
 	containerrouter "holdfast.dev/holdfast/internal/httpapi/router/container"
+	distributionrouter "holdfast.dev/holdfast/internal/httpapi/router/distribution"
 	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
 	networkrouter "holdfast.dev/holdfast/internal/httpapi/router/network"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
@@ -13,8 +14,9 @@ import (
 func (d *Daemon) routers() []route.Router {
 	return []route.Router{
 		systemrouter.New(systemBackend{d}, d.events, d.clock),
-		containerrouter.New(d.containers, nil, d.facts.Cgroup.Version),
+		containerrouter.New(d.containers, committer{d}, d.facts.Cgroup.Version),
 		imagerouter.New(d.images),
+		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),
 	}

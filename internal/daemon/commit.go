@@ -1,0 +1,60 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containerd/errdefs"
+	dockercontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/container"
+	"holdfast.dev/holdfast/internal/image"
+)
+
+// committer makes an image of a container: the one verb that needs both domains.
+type committer struct{ d *Daemon }
+
+// Commit implements the container router's Committer.
+func (c committer) Commit(ctx context.Context, o container.CommitOptions) (_ string, err error) {
+	src, err := c.d.containers.Inspect(ctx, o.Container, false)
+	if err != nil {
+		return "", err
+	}
+	switch src.State.Status {
+	case dockercontainer.StateRemoving, dockercontainer.StateDead:
+		return "", fault.New(errdefs.ErrConflict, "You cannot commit container %s which is %s", src.ID, src.State.Status)
+	default:
+	}
+	if o.Pause && src.State.Running && !src.State.Paused {
+		if err := c.d.containers.Pause(ctx, src.ID); err != nil {
+			return "", err
+		}
+		defer func() {
+			err = errors.Join(err, c.d.containers.Unpause(context.WithoutCancel(ctx), src.ID))
+		}()
+	}
+	id, err := c.d.images.Commit(ctx, image.CommitRequest{
+		Container: src.ID,
+		Parent:    src.ImageManifestDescriptor,
+		Base:      src.Config,
+		Config:    o.Config,
+		Changes:   o.Changes,
+		Author:    o.Author,
+		Comment:   o.Comment,
+		Ref:       o.Ref,
+	})
+	if err != nil {
+		return "", err
+	}
+	attrs := map[string]string{"comment": o.Comment, "imageID": id, "imageRef": o.Ref, "name": src.Name[1:], "image": src.Config.Image}
+	for k, v := range src.Config.Labels {
+		attrs[k] = v
+	}
+	c.d.events.Publish(events.Message{
+		Type: events.ContainerEventType, Action: events.ActionCommit, Scope: "local",
+		Actor: events.Actor{ID: src.ID, Attributes: attrs},
+	})
+	return id, nil
+}
