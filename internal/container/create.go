@@ -156,22 +156,13 @@ func (s *Service) fillHost(h *container.HostConfig) error {
 			h.ReadonlyPaths = defaultReadonlyPaths()
 		}
 	}
-	if h.LogConfig.Type == "" {
-		h.LogConfig.Type = first(set.DefaultLog.Type, logs.JSONFile)
-		if h.LogConfig.Config == nil && h.LogConfig.Type == set.DefaultLog.Type {
-			h.LogConfig.Config = maps.Clone(set.DefaultLog.Config)
-		}
-	} else if h.LogConfig.Type == set.DefaultLog.Type {
-		merged := maps.Clone(set.DefaultLog.Config)
-		if merged == nil {
-			merged = map[string]string{}
-		}
-		maps.Copy(merged, h.LogConfig.Config)
-		h.LogConfig.Config = merged
+	h.LogConfig.Type = first(h.LogConfig.Type, set.DefaultLog.Type, logs.JSONFile)
+	options := map[string]string{}
+	if h.LogConfig.Type == set.DefaultLog.Type {
+		maps.Copy(options, set.DefaultLog.Config)
 	}
-	if h.LogConfig.Config == nil {
-		h.LogConfig.Config = map[string]string{}
-	}
+	maps.Copy(options, h.LogConfig.Config)
+	h.LogConfig.Config = options
 	if err := logs.Validate(h.LogConfig.Type, h.LogConfig.Config); err != nil {
 		return err
 	}

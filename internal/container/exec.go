@@ -266,7 +266,7 @@ func (s *Service) startExec(ctx context.Context, e *execState) (stdio.Streams, e
 			OpenStdin: e.req.AttachStdin, Terminal: e.req.Tty,
 		})
 		if err != nil {
-			err, code = explainStart(&runtimeError{err})
+			code, err = explainStart(&runtimeError{err})
 		}
 	}
 	if err != nil {

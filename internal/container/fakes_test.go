@@ -131,6 +131,7 @@ func (k *conn) do(call string, f func() error) error {
 	case crashBefore:
 		k.dead = true
 		return errCrashed
+	case goOn, crashAfter:
 	}
 	err := f()
 	if v == crashAfter {

@@ -29,8 +29,9 @@ func (p Phase) state(r *Record) container.ContainerState {
 			return container.StateCreated
 		}
 		return container.StateExited
+	default:
+		return container.ContainerState(p)
 	}
-	return container.ContainerState(p)
 }
 
 // status is what `docker ps` says.
@@ -56,8 +57,9 @@ func status(r *Record, now time.Time) string {
 		return "Dead"
 	case Exited:
 		return fmt.Sprintf("Exited (%d) %s ago", r.ExitCode, ago(r.FinishedAt))
+	default:
+		return "Created"
 	}
-	return "Created"
 }
 
 // Inspect tells everything about a container.

@@ -1,11 +1,10 @@
 package container
 
 import (
-	"github.com/opencontainers/go-digest"
-
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"holdfast.dev/holdfast/internal/base/fault"
 )
@@ -60,8 +59,9 @@ func (p Phase) running() bool {
 	switch p {
 	case Running, Paused, Stopping, Restarting:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // alive reports whether the phase has a task.

@@ -246,6 +246,7 @@ func mountOf(req mount.Mount) Mount {
 				m.Driver = o.DriverConfig.Name
 			}
 		}
+	default: // the others have nothing more to say
 	}
 	return m
 }

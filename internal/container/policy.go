@@ -33,6 +33,7 @@ func decideRestart(e ending) (restart bool, pause time.Duration) {
 	case container.RestartPolicyOnFailure:
 		limit := e.policy.MaximumRetryCount
 		restart = e.exitCode != 0 && (limit == 0 || e.restarts < limit)
+	default: // "no", or nothing said
 	}
 	if !restart {
 		return false, 0
@@ -59,6 +60,7 @@ func decideBoot(r Record) bool {
 		return !r.StoppedByUser
 	case container.RestartPolicyOnFailure:
 		return !r.StoppedByUser && r.ExitCode != 0 && (p.MaximumRetryCount == 0 || r.RestartCount < p.MaximumRetryCount)
+	default:
+		return false
 	}
-	return false
 }

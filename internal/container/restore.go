@@ -65,6 +65,7 @@ func decideFate(r *Record, f found) fate {
 		// It ran and ended, or was lost with the machine's last boot, or was
 		// about to be made. The last takes milliseconds, so that is not assumed.
 		return settle
+	default:
 	}
 	if f.task != nil {
 		return undo // made by a start that was not written down
@@ -193,7 +194,7 @@ func (s *Service) adopt(ctx context.Context, c *Container, task *TaskState) erro
 		errs = append(errs, s.d.Networks.Restore(ctx, s.sandboxRequest(&r), *r.Sandbox))
 	}
 	if phase == Running {
-		s.startHealth(c)
+		s.startHealth(c) //nolint:contextcheck // the checks outlive Restore
 	}
 	if r.Phase == Stopping {
 		s.spawn(func() { s.finishStop(c) })
@@ -209,7 +210,7 @@ func (s *Service) reattach(ctx context.Context, c *Container) error {
 		return err
 	}
 	streams, err := s.d.Runtime.Reattach(ctx, r.ID, "", r.Config.OpenStdin, r.Config.Tty)
-	hub.Start(streams)
+	hub.Start(streams) //nolint:contextcheck // takes them over for the rest of the run
 	return err
 }
 

@@ -103,7 +103,7 @@ type Container struct {
 // New returns a Service that knows no containers yet: call Restore, then Run.
 func New(d Deps) *Service {
 	if d.Random == nil {
-		d.Random = rand.Reader
+		d.Random = rand.Reader //nolint:forbidigo // what the parameter is when it is left out
 	}
 	if d.Host == nil {
 		d.Host = ReadHost()

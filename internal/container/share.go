@@ -200,7 +200,7 @@ func checkPropagation(source string, p mount.Propagation) error {
 		}
 	}
 	if best == nil {
-		return fmt.Errorf("Can't find mount point of %s", source) //nolint:staticcheck // Docker's text
+		return fmt.Errorf("Can't find mount point of %s", source)
 	}
 	for opt := range strings.FieldsSeq(best.Optional) {
 		for _, w := range words {

@@ -205,6 +205,7 @@ func joinMounts(in *specInput, s *specs.Spec) error {
 				if s.Linux.RootfsPropagation == "" {
 					s.Linux.RootfsPropagation = "rslave"
 				}
+			default: // private mounts go with any
 			}
 		}
 	}

@@ -98,7 +98,7 @@ func makeWorkdir(root, dir string) error {
 	}
 	if st, err := os.Stat(p); err == nil {
 		if !st.IsDir() {
-			return fmt.Errorf("Cannot mkdir: %s is not a directory", dir) //nolint:staticcheck // Docker's text
+			return fmt.Errorf("Cannot mkdir: %s is not a directory", dir)
 		}
 		return nil
 	}

@@ -36,6 +36,7 @@ func (s *Service) Start(ctx context.Context, name string) error {
 		return fault.New(errdefs.ErrNotModified, "container is already running")
 	case Removing, Dead:
 		return conflict("container is marked for removal and cannot be started")
+	default:
 	}
 	// Half a start helps nobody: it finishes even if the client goes.
 	return s.launch(context.WithoutCancel(ctx), c, true)
@@ -77,7 +78,7 @@ func (s *Service) launch(ctx context.Context, c *Container, manual bool) error {
 		return err
 	}
 	s.emit(c.record(), events.ActionStart, nil)
-	s.startHealth(c)
+	s.startHealth(c) //nolint:contextcheck // the checks outlive the request
 	return nil
 }
 
@@ -85,7 +86,7 @@ func (s *Service) launch(ctx context.Context, c *Container, manual bool) error {
 func (s *Service) failStart(ctx context.Context, c *Container, before Record, cause error) error {
 	s.tearDown(ctx, c, false)
 	s.closeStreams(c)
-	cause, code := explainStart(cause)
+	code, cause := explainStart(cause)
 	to := Exited
 	if before.StartedAt.IsZero() {
 		to = Created
@@ -120,7 +121,7 @@ const (
 
 // explainStart finds the exit code for a failed start and words the error so
 // that Docker's CLI, which looks for these texts, ends with that code too.
-func explainStart(err error) (error, int) {
+func explainStart(err error) (code int, explained error) {
 	text := err.Error()
 	low := strings.ToLower(text)
 	has := func(words ...string) bool {
@@ -128,21 +129,21 @@ func explainStart(err error) (error, int) {
 	}
 	var runtime *runtimeError
 	if !errors.As(err, &runtime) {
-		return err, exitUnknown
+		return exitUnknown, err
 	}
 	text = runtime.Error()
 	switch {
 	case has(syscall.EACCES.Error()):
-		return fault.New(errdefs.ErrInvalidArgument, "%s", text), exitCannotRun
+		return exitCannotRun, fault.New(errdefs.ErrInvalidArgument, "%s", text)
 	case has(syscall.EISDIR.Error()):
-		return fault.New(errdefs.ErrInvalidArgument, "%s: %s", text, syscall.EACCES), exitCannotRun
+		return exitCannotRun, fault.New(errdefs.ErrInvalidArgument, "%s: %s", text, syscall.EACCES)
 	case has(syscall.ENOTDIR.Error()):
-		return fault.New(errdefs.ErrInvalidArgument, "%s: Are you trying to mount a directory onto a file (or vice-versa)? "+
-			"Check if the specified host path exists and is the expected type", text), exitNotFound
+		return exitNotFound, fault.New(errdefs.ErrInvalidArgument, "%s: Are you trying to mount a directory onto a file (or vice-versa)? "+
+			"Check if the specified host path exists and is the expected type", text)
 	case has("executable file not found", "no such file or directory"):
-		return fault.New(errdefs.ErrInvalidArgument, "%s", text), exitNotFound
+		return exitNotFound, fault.New(errdefs.ErrInvalidArgument, "%s", text)
 	}
-	return err, exitUnknown
+	return exitUnknown, err
 }
 
 // runtimeError is an error of the runtime while it made or started the process.
@@ -151,10 +152,19 @@ type runtimeError struct{ err error }
 func (e *runtimeError) Error() string { return e.err.Error() }
 func (e *runtimeError) Unwrap() error { return e.err }
 
+// Keys of the times a start took: what is ours, the runtime's making of the
+// process, and its letting go.
+const (
+	keyPrepare = "prepare"
+	keyCreate  = "create"
+	keyStart   = "start"
+)
+
 // bringUp does everything between a record and a running process. What it made
 // before an error is for tearDown.
 func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error) {
 	rec := c.record()
+	begin := s.d.Clock.Now()
 	in := &specInput{settings: s.d.Settings, host: s.d.Host}
 	if in.security, err = parseSecurity(rec.HostConfig.SecurityOpt, s.d.Settings.NoNewPrivs); err != nil {
 		return 0, err
@@ -202,6 +212,7 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 	// The record says Starting and all that a new daemon needs to adopt the
 	// task. It is written beside the runtime's work: a crash before it is on
 	// disk leaves a task that is not expected, which Restore removes.
+	prepared := s.d.Clock.Now()
 	var streams stdio.Streams
 	g = errgroup.Group{}
 	g.Go(func() error { return s.d.Records.Put(rec.ID, &rec) })
@@ -215,13 +226,16 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 		return nil
 	})
 	err = g.Wait()
-	hub.Start(streams) // takes them over, closes them in the end
+	hub.Start(streams) //nolint:contextcheck // takes them over for the whole run
 	if err != nil {
 		return 0, err
 	}
+	created := s.d.Clock.Now()
 	if err := s.d.Runtime.Start(ctx, rec.ID); err != nil {
 		return 0, &runtimeError{err}
 	}
+	s.d.Log.Debug("container brought up", logkey.Container, rec.ID, keyPrepare, prepared.Sub(begin),
+		keyCreate, created.Sub(prepared), keyStart, s.d.Clock.Now().Sub(created))
 	return pid, nil
 }
 
@@ -252,6 +266,7 @@ func (s *Service) mountAll(ctx context.Context, rec *Record) ([]bindSource, erro
 			}
 		case mount.TypeBind:
 			b.Path, err = m.Source, s.readyBind(&m)
+		default: // a tmpfs is nowhere on the host
 		}
 		if err != nil {
 			return nil, err

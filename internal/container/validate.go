@@ -59,8 +59,10 @@ func validateHealth(h *container.HealthConfig) error {
 		name string
 		d    time.Duration
 	}{
-		{"Interval", h.Interval}, {"Timeout", h.Timeout},
-		{"StartPeriod", h.StartPeriod}, {"StartInterval", h.StartInterval},
+		{"Interval", h.Interval},
+		{"Timeout", h.Timeout},
+		{"StartPeriod", h.StartPeriod},
+		{"StartInterval", h.StartInterval},
 	} {
 		if f.d != 0 && f.d < container.MinimumDuration {
 			return invalid("%s in Healthcheck cannot be less than %s", f.name, container.MinimumDuration)

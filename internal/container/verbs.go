@@ -56,12 +56,12 @@ func (s *Service) Unpause(ctx context.Context, name string) error {
 		return conflict("Container %s is not paused", r.ID)
 	}
 	if err := s.d.Runtime.Resume(context.WithoutCancel(ctx), r.ID); err != nil {
-		return fmt.Errorf("Cannot unpause container %s: %w", r.ID, err) //nolint:staticcheck // Docker's text
+		return fmt.Errorf("Cannot unpause container %s: %w", r.ID, err)
 	}
 	if err := s.to(c, Running, "unpause", nil); err != nil {
 		return err
 	}
-	s.startHealth(c)
+	s.startHealth(c) //nolint:contextcheck // the checks outlive the request
 	s.emit(r, events.ActionUnPause, nil)
 	return nil
 }
@@ -84,7 +84,7 @@ func (s *Service) Rename(ctx context.Context, name, to string) error {
 	}
 	fresh, err := s.reserveName(r.ID, to)
 	if err != nil {
-		return fmt.Errorf("Error when allocating new name: %w", err) //nolint:staticcheck // Docker's text
+		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
 	set := func(n string) {
 		c.mu.Lock()
@@ -158,7 +158,7 @@ func (s *Service) Update(ctx context.Context, name string, u container.UpdateCon
 	defer c.op.Unlock()
 	r := c.record()
 	fail := func(err error) ([]string, error) {
-		return warnings, fmt.Errorf("Cannot update container %s: %w", r.ID, err) //nolint:staticcheck // Docker's text
+		return warnings, fmt.Errorf("Cannot update container %s: %w", r.ID, err)
 	}
 	if r.Phase == Removing || r.Phase == Dead {
 		return fail(conflict("container is marked for removal and cannot be \"update\""))
@@ -217,8 +217,13 @@ func applyUpdate(h container.HostConfig, u container.UpdateConfig) (container.Ho
 		to   *int64
 		from int64
 	}{
-		{&h.CPUShares, u.CPUShares}, {&h.NanoCPUs, u.NanoCPUs}, {&h.CPUPeriod, u.CPUPeriod}, {&h.CPUQuota, u.CPUQuota},
-		{&h.Memory, u.Memory}, {&h.MemorySwap, u.MemorySwap}, {&h.MemoryReservation, u.MemoryReservation},
+		{&h.CPUShares, u.CPUShares},
+		{&h.NanoCPUs, u.NanoCPUs},
+		{&h.CPUPeriod, u.CPUPeriod},
+		{&h.CPUQuota, u.CPUQuota},
+		{&h.Memory, u.Memory},
+		{&h.MemorySwap, u.MemorySwap},
+		{&h.MemoryReservation, u.MemoryReservation},
 	} {
 		if f.from != 0 {
 			*f.to = f.from

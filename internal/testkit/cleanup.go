@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	dirPrefix  = "hf-test-"
+	dirPrefix  = "hft-" // short: socket paths below it end at 107 bytes
 	holderFile = "holder.pid"
 )
 

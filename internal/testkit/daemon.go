@@ -101,7 +101,7 @@ func New(t TB, opts ...Options) *Daemon {
 }
 
 func newDaemon(t TB, o Options) (*Daemon, error) {
-	var r [4]byte
+	var r [2]byte
 	_, _ = rand.Read(r[:]) // never fails
 	tag := dirPrefix + strconv.Itoa(os.Getpid()) + "-" + hex.EncodeToString(r[:])
 	dir := filepath.Join(os.TempDir(), tag)

@@ -43,16 +43,30 @@ func (s *state) beyond(base *state) []string {
 	return out
 }
 
+// maxSpares is how many network namespaces the engine may keep ready for the next
+// containers; more are a leak.
+const maxSpares = 8
+
+// dropSpares takes the engine's spare namespaces out, as long as they are few.
+func dropSpares(lines []string) []string {
+	isSpare := func(l string) bool { return strings.Contains(l, "/netns/spare-") }
+	kept := slices.DeleteFunc(slices.Clone(lines), isSpare)
+	if len(lines)-len(kept) > maxSpares {
+		return lines
+	}
+	return kept
+}
+
 // look reads the present state from the kernel, not from the daemon.
 func (d *Daemon) look() *state {
 	s := &state{items: map[string][]string{}}
-	s.add("mount", d.mounts()...)
+	s.add("mount", dropSpares(d.mounts())...)
 	for _, p := range d.processes() {
 		if p.pid != d.ns.pid && p.pid != d.Pid() && !d.ownHelper(p) {
 			s.add("process", p.String())
 		}
 	}
-	s.add("netns", d.netnsFiles()...)
+	s.add("netns", dropSpares(d.netnsFiles())...)
 	s.add("link", d.links()...)
 	s.add("nft", d.rules()...)
 	s.add("cgroup", d.cgroups()...)

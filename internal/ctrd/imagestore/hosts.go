@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -239,7 +240,21 @@ func authorizer(domain string, h docker.RegistryHost, a image.Auth, tokens docke
 	if tokens != nil {
 		opts = append(opts, docker.WithFetchRefreshToken(tokens))
 	}
-	return docker.NewDockerAuthorizer(opts...)
+	return &serial{Authorizer: docker.NewDockerAuthorizer(opts...)}
+}
+
+// serial lets one request at a time authorize itself: containerd's authorizer
+// reads a cached token's expiry while another request may be writing it.
+type serial struct {
+	docker.Authorizer
+	mu sync.Mutex // held across the fetch of a token: the others want the same one
+}
+
+// Authorize implements docker.Authorizer.
+func (s *serial) Authorize(ctx context.Context, r *http.Request) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Authorizer.Authorize(ctx, r)
 }
 
 // serverHost takes the host from a login's server address, which may be a URL.

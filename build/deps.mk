@@ -1,0 +1,31 @@
+# Debian packages. Each target installs what is missing and says nothing when
+# all is there. Included by the Makefile.
+
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0
+
+# To build: runc is linked with libseccomp, statically.
+PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config git
+# To run the demo: base images are made from Debian packages.
+PACKAGES_DEMO := mmdebstrap busybox-static ca-certificates curl iproute2
+# To test: namespaces and rules are looked at with the kernel's own tools, the
+# store's page with a browser, faults with a file system on a loop device.
+PACKAGES_TEST := nftables iproute2 util-linux procps conntrack openssl openssh-client chromium xz-utils zstd
+
+# install_missing PACKAGES: dpkg is asked first, since asking apt takes seconds.
+define install_missing
+@missing=; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+if [ -n "$$missing" ]; then echo "installing$$missing"; apt-get update -qq && $(APT) $$missing >/dev/null; fi
+endef
+
+.PHONY: deps deps-build deps-demo deps-test
+deps: deps-build deps-demo deps-test ## install the Debian packages that building, the demo and the tests need
+
+deps-build:
+	$(call install_missing,$(PACKAGES_BUILD))
+
+deps-demo: deps-build
+	$(call install_missing,$(PACKAGES_DEMO))
+
+deps-test: deps-build
+	$(call install_missing,$(PACKAGES_TEST))
+	@command -v docker >/dev/null || { echo "installing docker.io for its client"; $(APT) docker.io >/dev/null; }

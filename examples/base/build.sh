@@ -1,0 +1,20 @@
+#!/bin/bash
+# Makes the images debian:bookworm-slim and busybox from Debian packages, for
+# machines that reach no image registry. Quick once the cache is filled.
+#
+#   examples/base/build.sh [debian] [busybox]
+#
+# $DOCKER_HOST says which engine gets them, $HOLDFAST which client is used.
+set -euo pipefail
+here=$(cd -- "$(dirname -- "$0")" && pwd)
+# shellcheck source=examples/base/lib.sh
+. "$here/lib.sh"
+
+[ $# -gt 0 ] || set -- debian busybox
+for name in "$@"; do
+	case $name in
+	debian) import_once "$("$here/rootfs.sh" debian)" debian:bookworm-slim "ENV PATH=$default_path" 'CMD ["bash"]' ;;
+	busybox) import_once "$("$here/rootfs.sh" busybox)" busybox:latest "ENV PATH=$default_path" 'CMD ["sh"]' ;;
+	*) die "unknown image $name: want debian or busybox" ;;
+	esac
+done
