@@ -100,6 +100,9 @@ func (s *Service) DisconnectNetwork(ctx context.Context, networkRef, name string
 			key = k
 		}
 	}
+	if key == "" && r.Phase.alive() {
+		return fmt.Errorf("container %s is not connected to network %s", r.ID, n.Name)
+	}
 	if key == "" {
 		return fmt.Errorf("container %s is not connected to the network %s", r.ID, n.Name)
 	}

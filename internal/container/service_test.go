@@ -318,7 +318,7 @@ func TestConnectAndDisconnect(t *testing.T) {
 		if len(i.NetworkSettings.Networks) != 2 || i.NetworkSettings.Networks["blue"].NetworkID != "nblue" || i.NetworkSettings.Networks["bridge"] == nil {
 			t.Errorf("networks %v", i.NetworkSettings.Networks)
 		}
-		if err := d.DisconnectNetwork(d.t.Context(), "red", "cc", false); err == nil || !strings.Contains(err.Error(), "is not connected to the network red") {
+		if err := d.DisconnectNetwork(d.t.Context(), "red", "cc", false); err == nil || !strings.Contains(err.Error(), "is not connected to network red") {
 			t.Errorf("second disconnect: %v", err)
 		}
 	})

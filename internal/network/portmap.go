@@ -190,7 +190,7 @@ func (s *Service) holdAll(ctx context.Context, p mobynet.Port, addrs []netip.Add
 				err = errors.Join(err, e)
 			}
 		}
-		if errors.Is(err, ErrPortInUse) {
+		if errors.Is(err, ErrPortAllocated) {
 			return nil, fault.New(ErrPortInUse, "Bind for %s:%d failed: port is already allocated", a, n)
 		}
 		return nil, fmt.Errorf("failed to bind host port %s/%s: %w", host, p.Proto(), err)

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -130,10 +131,14 @@ type Firewall interface {
 // ErrPortInUse is returned by Forwarder.Hold where somebody has the port.
 var ErrPortInUse = errors.New("address already in use")
 
+// ErrPortAllocated is the ErrPortInUse of a port that the Forwarder itself holds.
+var ErrPortAllocated = fmt.Errorf("port is already allocated: %w", ErrPortInUse)
+
 // Forwarder holds host ports with bound sockets, so that others find them in
 // use, and carries what arrives there in spite of the firewall's rules.
 type Forwarder interface {
-	// Hold binds the port. ErrPortInUse; errdefs.ErrUnavailable where the host
+	// Hold binds the port. ErrPortInUse, or ErrPortAllocated where it is one of
+	// those held here; errdefs.ErrUnavailable where the host
 	// doesn't have the address family at all.
 	Hold(ctx context.Context, proto string, host netip.AddrPort) (Held, error)
 	// Close releases every port still held and waits for what was under way.

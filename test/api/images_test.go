@@ -115,7 +115,12 @@ func TestImageHistoryAndInspect(t *testing.T) {
 		Config: map[string]any{"Env": []string{"A=1"}},
 	})
 	h := d.Docker("history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Size}}", "hist:v1")
-	equal(t, "history", strings.SplitN(h, "\n", 2)[0], "layer 1|5kB")
+	// Newer engines tell what the layer takes on the disk, older ones what is in it.
+	want := "layer 1|12.3kB"
+	if engine == testkit.Dockerd {
+		want = "layer 1|5kB"
+	}
+	equal(t, "history", strings.SplitN(h, "\n", 2)[0], want)
 	equal(t, "inspect", format(d, "hist:v1", "{{.Os}} {{.Architecture}} {{len .RootFS.Layers}} {{.RootFS.Type}} {{.Config.Env}} {{json .RepoTags}}"), `linux amd64 2 layers [A=1] ["hist:v1"]`)
 }
 

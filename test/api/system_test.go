@@ -54,9 +54,13 @@ func TestVersionIsNegotiatedDownTo124(t *testing.T) {
 			t.Errorf("%s: got %d %s, want %d", tc.version, code, body, tc.code)
 		}
 		if code == 400 {
-			var m struct{ Message string }
-			decode(t, body, &m)
-			contains(t, tc.version, m.Message, "client version "+strings.TrimPrefix(tc.version, "v")+" is too")
+			text := string(body) // clients before 1.24 print the body as it is
+			if tc.version != "v1.23" {
+				var m struct{ Message string }
+				decode(t, body, &m)
+				text = m.Message
+			}
+			contains(t, tc.version, text, "client version "+strings.TrimPrefix(tc.version, "v")+" is too")
 		}
 	}
 	for _, cli := range []string{"docker", "holdfast"} {
@@ -75,7 +79,7 @@ func TestInfo(t *testing.T) {
 	up(d, "--name", "one", "busybox", "sleep", "600")
 	d.Docker("create", "--name", "two", "busybox")
 	equal(t, "driver, root, counts", d.Docker("info", "--format", "{{.Driver}} {{.DockerRootDir}} {{.Containers}} {{.ContainersRunning}} {{.ContainersStopped}} {{.Images}}"),
-		fmt.Sprintf("%s %s 2 1 1 1", map[bool]string{true: "overlay2", false: format(d, "one", "{{.GraphDriver.Name}}")}[engine == testkit.Dockerd], d.Root()))
+		fmt.Sprintf("%s %s 2 1 1 %d", format(d, "one", "{{.GraphDriver.Name}}"), d.Root(), len(strings.Fields(d.Docker("images", "-q")))))
 	contains(t, "plugins", d.Docker("info", "--format", "{{.Plugins.Volume}} {{.Plugins.Network}} {{.Plugins.Log}}"), "local")
 	if out := d.Docker("info"); !strings.Contains(out, "Server Version") {
 		t.Errorf("info is not rendered: %s", out)

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +22,7 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
 	"github.com/distribution/distribution/v3/registry/handlers"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/crypto/bcrypt"
 
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
@@ -31,6 +34,8 @@ func registryApp(t *testing.T, password string) http.Handler {
 	t.Helper()
 	c := &configuration.Configuration{}
 	c.Log.Level = "error"
+	c.Log.AccessLog.Disabled = true
+	logrus.SetOutput(io.Discard) // what it writes of every request
 	c.Storage = configuration.Storage{"inmemory": nil, "maintenance": {"uploadpurging": map[any]any{"enabled": false}}}
 	c.HTTP.Secret = "test"
 	if password != "" {
@@ -267,6 +272,7 @@ func TestRegistryTLS(t *testing.T) {
 	l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
 	must(t, err)
 	s := httptest.NewUnstartedServer(registryApp(t, ""))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that are to fail
 	must(t, s.Listener.Close())
 	s.Listener = l
 	s.TLS = serverCert(t, addr)
@@ -295,6 +301,7 @@ func TestPlainHTTPOnlyWhereDeclared(t *testing.T) {
 	l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
 	must(t, err)
 	s := httptest.NewUnstartedServer(registryApp(t, ""))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that are to fail
 	must(t, s.Listener.Close())
 	s.Listener = l
 	s.Start()

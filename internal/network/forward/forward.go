@@ -38,8 +38,21 @@ type Forwarder struct {
 	c Config
 
 	mu     sync.Mutex // guards held and closed
-	held   map[network.Held]struct{}
+	held   map[network.Held]place
 	closed bool
+}
+
+// place is where a held port is.
+type place struct {
+	proto string
+	host  netip.AddrPort
+}
+
+// clashes says whether two places cannot be bound side by side.
+func (p place) clashes(q place) bool {
+	a, b := p.host.Addr(), q.host.Addr()
+	return p.proto == q.proto && p.host.Port() == q.host.Port() && a.Is6() == b.Is6() &&
+		(a == b || a.IsUnspecified() || b.IsUnspecified())
 }
 
 var _ network.Forwarder = (*Forwarder)(nil)
@@ -49,22 +62,38 @@ func New(c Config) *Forwarder {
 	if c.UDPIdle == 0 {
 		c.UDPIdle = 90 * time.Second
 	}
-	return &Forwarder{c: c, held: map[network.Held]struct{}{}}
+	return &Forwarder{c: c, held: map[network.Held]place{}}
 }
 
 // Hold implements network.Forwarder.
 func (f *Forwarder) Hold(ctx context.Context, proto string, host netip.AddrPort) (network.Held, error) {
+	at := place{proto, host}
 	h, err := f.bind(ctx, proto, host)
+	if err = classify(err); errors.Is(err, network.ErrPortInUse) && f.holds(at) {
+		return nil, network.ErrPortAllocated
+	}
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
 		return nil, errors.Join(errors.New("forwarder is closed"), h.Close())
 	}
-	f.held[h] = struct{}{}
+	f.held[h] = at
 	return h, nil
+}
+
+// holds says whether a port held here is in the way.
+func (f *Forwarder) holds(at place) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.held {
+		if p.clashes(at) {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *Forwarder) bind(ctx context.Context, proto string, host netip.AddrPort) (network.Held, error) {

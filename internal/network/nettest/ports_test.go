@@ -32,7 +32,7 @@ func TestPortConflicts(t *testing.T) {
 	must(t, err)
 	defer l.Close()
 	r.Ports = publish("8090:80/tcp")
-	if _, err := w.svc.Join(t.Context(), r); err == nil || !strings.Contains(err.Error(), "Bind for 0.0.0.0:8090 failed: port is already allocated") {
+	if _, err := w.svc.Join(t.Context(), r); err == nil || !strings.Contains(err.Error(), "failed to bind host port 0.0.0.0:8090/tcp: address already in use") {
 		t.Errorf("port of another program: %v", err)
 	}
 	r.Ports = publish("8090-8092:80/tcp")
