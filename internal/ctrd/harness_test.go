@@ -2,7 +2,6 @@ package ctrd
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -333,9 +332,4 @@ func (m *machine) delete(id string) {
 	if _, err := m.rt().State(m.t.Context(), id, ""); !errdefs.IsNotFound(err) {
 		m.t.Errorf("state of a deleted task: %v", err)
 	}
-}
-
-func pretty(v any) string {
-	b, _ := json.MarshalIndent(v, "", " ")
-	return string(b)
 }

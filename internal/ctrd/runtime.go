@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -411,12 +412,14 @@ func (r *Runtime) execProcess(ctx context.Context, id, exec string) (ctdruntime.
 }
 
 // gone gives the errors that mean "there is no such process" their class: a
-// closed connection is a shim that died, and its processes with it.
+// closed connection is a shim that died, and its processes with it. Containerd
+// keeps only the text of that error in most calls.
 func gone(err error) error {
 	switch {
 	case err == nil, errdefs.IsNotFound(err):
 		return err
-	case errors.Is(err, ttrpc.ErrClosed), errors.Is(err, syscall.ESRCH), errors.Is(err, os.ErrProcessDone):
+	case errors.Is(err, ttrpc.ErrClosed), strings.HasSuffix(err.Error(), ttrpc.ErrClosed.Error()),
+		errors.Is(err, syscall.ESRCH), errors.Is(err, os.ErrProcessDone):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
 	}
 	return err

@@ -68,7 +68,7 @@ type Server struct {
 // Start opens the stores under cfg.Root and adopts the shims that an earlier
 // engine with the same cfg.State left running.
 func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
-	bridgeLogs(cfg.Log)
+	bridgeLogs(ctx, cfg.Log)
 	if cfg.RootfsDir == "" {
 		cfg.RootfsDir = filepath.Join(cfg.Root, "rootfs")
 	}
@@ -83,8 +83,13 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		path string
 		mode os.FileMode
 	}{
-		{cfg.Root, 0o700}, {cfg.State, 0o711}, {cfg.RootfsDir, 0o711},
-		{s.stateDir("tasks"), 0o711}, {s.stateDir("io"), 0o700}, {s.stateDir("s"), 0o711}, {s.workDir(), 0o711},
+		{cfg.Root, 0o700},
+		{cfg.State, 0o711},
+		{cfg.RootfsDir, 0o711},
+		{s.stateDir("tasks"), 0o711},
+		{s.stateDir("io"), 0o700},
+		{s.stateDir("s"), 0o711},
+		{s.workDir(), 0o711},
 	} {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
 			return nil, fmt.Errorf("make engine directory: %w", err)
@@ -132,7 +137,7 @@ func (s *Server) openStores(ctx context.Context) error {
 	if err := ensureNamespace(ctx, s.meta); err != nil {
 		return err
 	}
-	s.collect = newCollector(s.meta, s.cfg.Log)
+	s.collect = newCollector(ctx, s.meta, s.cfg.Log)
 
 	cs := s.meta.ContentStore()
 	s.client, err = client.New("", client.WithDefaultNamespace(Namespace), client.WithServices(
@@ -191,6 +196,9 @@ func (s *Server) openTasks(ctx context.Context) error {
 		return fmt.Errorf("adopt running tasks: %w", err)
 	}
 	if err := s.sweepShims(ctx); err != nil {
+		return err
+	}
+	if err := s.sweepSockets(); err != nil {
 		return err
 	}
 	s.runtime, err = newRuntime(ctx, s)
@@ -259,8 +267,8 @@ type collector struct {
 // collectDelay gathers the deletions of one verb into one collection.
 const collectDelay = 500 * time.Millisecond
 
-func newCollector(meta *metadata.DB, log *slog.Logger) *collector {
-	ctx, stop := context.WithCancel(context.Background())
+func newCollector(ctx context.Context, meta *metadata.DB, log *slog.Logger) *collector {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c := &collector{meta: meta, log: log, dirt: make(chan struct{}, 1), done: make(chan struct{}), stop: stop}
 	meta.RegisterMutationCallback(func(dirty bool) {
 		if dirty {

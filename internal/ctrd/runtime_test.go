@@ -1,0 +1,301 @@
+package ctrd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"holdfast.dev/holdfast/internal/container"
+)
+
+func TestTaskGivesItsOutputAndExitCode(t *testing.T) {
+	m := newMachine(t)
+	id := m.id()
+	_, s := m.create(container.TaskConfig{ID: id, Spec: m.spec(id, sh("echo out; echo err >&2; exit 3")...)})
+	stdout, stderr := collect(s.Stdout), collect(s.Stderr)
+	st, err := m.rt().State(t.Context(), id, "")
+	if err != nil || st.Status != container.TaskCreated {
+		t.Errorf("before start: %+v, %v", st, err)
+	}
+	if err := m.rt().Start(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(id, ""); code != 3 {
+		t.Errorf("exit code %d, want 3", code)
+	}
+	if got := stdout.wait(t); got != "out\n" {
+		t.Errorf("stdout %q", got)
+	}
+	if got := stderr.wait(t); got != "err\n" {
+		t.Errorf("stderr %q", got)
+	}
+	if code := m.wait(id, ""); code != 3 {
+		t.Errorf("second wait tells %d, want 3", code)
+	}
+	m.delete(id)
+}
+
+func TestStdinReachesTheProcessAndEnds(t *testing.T) {
+	m := newMachine(t)
+	id := m.id()
+	_, s := m.create(container.TaskConfig{ID: id, Spec: m.spec(id, sh("/bin/busybox cat; echo end")...), OpenStdin: true})
+	stdout := collect(s.Stdout)
+	if err := m.rt().Start(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(s.Stdin, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stdin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.rt().CloseStdin(t.Context(), id, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := stdout.wait(t); got != "hello\nend\n" {
+		t.Errorf("stdout %q", got)
+	}
+	m.wait(id, "")
+	m.delete(id)
+}
+
+func TestEventsTellEveryEndOnce(t *testing.T) {
+	m := newMachine(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := m.rt().Events(ctx)
+	id, _ := m.launch("exit 5")
+	select {
+	case e := <-events:
+		if e.Container != id || e.Exec != "" || e.Kind != container.TaskExited || e.Exit.Code != 5 {
+			t.Errorf("event %+v", e)
+		}
+	case <-time.After(patience):
+		t.Fatal("no event of the end")
+	}
+	m.delete(id)
+	select {
+	case e := <-events:
+		t.Errorf("another event: %+v", e)
+	case <-time.After(300 * time.Millisecond):
+	}
+}
+
+func TestExecRunsBesideTheMainProcess(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	pid, s, err := m.rt().Exec(t.Context(), container.ExecConfig{
+		Container: id, ID: "e1",
+		Process: &specs.Process{Args: sh("echo in; exit 4"), Cwd: "/", Env: []string{"PATH=/bin"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if pid <= 0 {
+		t.Errorf("pid %d", pid)
+	}
+	if got := collect(s.Stdout).wait(t); got != "in\n" {
+		t.Errorf("stdout %q", got)
+	}
+	if code := m.wait(id, "e1"); code != 4 {
+		t.Errorf("exit code %d, want 4", code)
+	}
+	if err := m.rt().DeleteExec(t.Context(), id, "e1"); err != nil {
+		t.Error(err)
+	}
+	st, err := m.rt().State(t.Context(), id, "")
+	if err != nil || st.Status != container.TaskRunning {
+		t.Errorf("the main process: %+v, %v", st, err)
+	}
+	if err := m.rt().Delete(t.Context(), id, true); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailedExecLeavesNoTrace(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	_, _, err := m.rt().Exec(t.Context(), container.ExecConfig{
+		Container: id, ID: "e1",
+		Process: &specs.Process{Args: []string{"/bin/nothing-here"}, Cwd: "/"},
+	})
+	if err == nil || !strings.Contains(err.Error(), "no such file or directory") {
+		t.Errorf("error %v", err)
+	}
+	left, err := filepath.Glob(filepath.Join(m.state, "io", id, "*e1*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if err := m.rt().Delete(t.Context(), id, true); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailedCreateLeavesNothing(t *testing.T) {
+	m := newMachine(t)
+	id := m.id()
+	_, _, err := m.rt().Create(t.Context(), container.TaskConfig{ID: id, Spec: m.spec(id, "/bin/nothing-here")})
+	if err == nil {
+		err = m.rt().Start(t.Context(), id) // runc looks for the program at create; others at start
+		if derr := m.rt().Delete(t.Context(), id, true); derr != nil {
+			t.Error(derr)
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "no such file or directory") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := m.rt().State(t.Context(), id, ""); !errdefs.IsNotFound(err) {
+		t.Errorf("state %v, want not found", err)
+	}
+	// newMachine's cleanup looks for shims, fifos and folders.
+}
+
+// What runs goes on without the engine; the next one finds it, its output, and
+// what ended meanwhile.
+func TestTasksOutliveTheEngine(t *testing.T) {
+	m := newMachine(t)
+	runs, _ := m.launch("echo before; read x; echo got $x; exit 7")
+	waits := m.id()
+	_, s := m.create(container.TaskConfig{ID: waits, Spec: m.spec(waits, sh("echo one; read x; echo got $x; exit 8")...), OpenStdin: true})
+	if err := m.rt().Start(t.Context(), waits); err != nil {
+		t.Fatal(err)
+	}
+	one := make([]byte, 4)
+	if _, err := io.ReadFull(s.Stdout, one); err != nil || string(one) != "one\n" {
+		t.Fatalf("first output %q, %v", one, err)
+	}
+	s.Close()
+	m.wait(runs, "") // no stdin: it has ended
+	m.restart()
+
+	tasks, err := m.rt().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := tasks[runs]; st.Status != container.TaskStopped || st.Exit.Code != 7 {
+		t.Errorf("the ended one: %+v", st)
+	}
+	if st := tasks[waits]; st.Status != container.TaskRunning || st.Pid <= 0 {
+		t.Errorf("the running one: %+v", st)
+	}
+	s, err = m.rt().Reattach(t.Context(), waits, "", true, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	stdout := collect(s.Stdout)
+	if _, err := io.WriteString(s.Stdin, "again\n"); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(waits, ""); code != 8 {
+		t.Errorf("exit code %d, want 8", code)
+	}
+	if got := stdout.wait(t); got != "got again\n" {
+		t.Errorf("output after the restart %q", got)
+	}
+	m.delete(runs)
+	m.delete(waits)
+}
+
+// The end of a task whose shim is killed is known all the same.
+func TestDeadShimIsAnEnd(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	shims := shimsOf(m.state)
+	if len(shims) != 1 {
+		t.Fatalf("shims %v, want one", shims)
+	}
+	st, err := m.rt().State(t.Context(), id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(shims[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(id, ""); code == 0 {
+		t.Error("exit code 0 of a task whose shim was killed")
+	}
+	if err := m.rt().Delete(t.Context(), id, true); err != nil {
+		t.Error(err)
+	}
+	m.eventually("the process is gone", func() error {
+		if err := syscall.Kill(st.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return errors.New("still there")
+		}
+		return nil
+	})
+	m.restart() // its socket goes with the next start
+}
+
+func TestPauseUpdateAndPids(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("/bin/busybox sleep 1000 & /bin/busybox sleep 1000")
+	rt, ctx := m.rt(), t.Context()
+	m.eventually("two processes: the shell becomes the second sleep", func() error {
+		pids, err := rt.Pids(ctx, id)
+		if err == nil && len(pids) != 2 {
+			err = fmt.Errorf("pids %v", pids)
+		}
+		return err
+	})
+	if err := rt.Pause(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := rt.State(ctx, id, ""); err != nil || st.Status != container.TaskPaused {
+		t.Errorf("paused: %+v, %v", st, err)
+	}
+	if err := rt.Resume(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := rt.State(ctx, id, ""); err != nil || st.Status != container.TaskRunning {
+		t.Errorf("resumed: %+v, %v", st, err)
+	}
+	shares := uint64(512)
+	if err := rt.Update(ctx, id, &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}); err != nil {
+		t.Error(err)
+	}
+	if v1, err := os.ReadFile("/sys/fs/cgroup/cpu/hf-ctrd-test/" + id + "/cpu.shares"); err == nil && strings.TrimSpace(string(v1)) != "512" {
+		t.Errorf("cpu.shares %s, want 512", v1)
+	}
+	if _, err := rt.Stats(ctx, id); err != nil {
+		t.Error(err)
+	}
+	if err := rt.Kill(ctx, id, "", syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if code := m.wait(id, ""); code != 137 {
+		t.Errorf("exit code %d, want 137", code)
+	}
+	m.delete(id)
+}
+
+func TestUnknownTaskIsNotFound(t *testing.T) {
+	m := newMachine(t)
+	rt, ctx, id := m.rt(), t.Context(), m.id()
+	_, errState := rt.State(ctx, id, "")
+	_, errWait := rt.Wait(ctx, id, "")
+	_, errReattach := rt.Reattach(ctx, id, "", false, false)
+	_, errPids := rt.Pids(ctx, id)
+	for what, err := range map[string]error{
+		"state": errState, "wait": errWait, "reattach": errReattach, "pids": errPids,
+		"start": rt.Start(ctx, id), "kill": rt.Kill(ctx, id, "", syscall.SIGTERM), "pause": rt.Pause(ctx, id),
+	} {
+		if !errdefs.IsNotFound(err) {
+			t.Errorf("%s: %v, want not found", what, err)
+		}
+	}
+	if err := rt.Delete(ctx, id, true); err != nil {
+		t.Errorf("delete of nothing: %v", err)
+	}
+}
