@@ -138,6 +138,9 @@ func TestModulesOfTheProgramsAreReviewed(t *testing.T) {
 		got := strings.Join(slices.Compact(mods), "\n") + "\n"
 		golden := filepath.Join("testdata", program+".modules")
 		if *update {
+			if err := os.MkdirAll(filepath.Dir(golden), 0o755); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 				t.Fatal(err)
 			}
