@@ -9,9 +9,9 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	dockercli "github.com/docker/cli/cli"
 	"github.com/docker/cli/cli-plugins/manager"
 	"github.com/docker/cli/cli-plugins/socket"
-	dockercli "github.com/docker/cli/cli"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )

@@ -323,10 +323,11 @@ func (s *Service) Export(ctx context.Context, name string, w io.Writer) error {
 	case Removing:
 		c.op.Unlock()
 		return conflict("You cannot export container %s which is being removed", r.ID)
+	default: // the layer is there
 	}
 	v, err := s.openLayer(ctx, c, r)
 	if err != nil {
-		return fmt.Errorf("Error exporting container %s: %w", name, err) //nolint:staticcheck // Docker's text
+		return fmt.Errorf("Error exporting container %s: %w", name, err)
 	}
 	defer v.close()
 	tar, err := archive.NewTarballer("/", &archive.TarOptions{Compression: compression.None})
@@ -339,7 +340,7 @@ func (s *Service) Export(ctx context.Context, name string, w io.Writer) error {
 	_, err = io.Copy(w, tar.Reader())
 	_ = tar.Reader().Close() // makes the writer inside give up
 	if err != nil {
-		return fmt.Errorf("Error exporting container %s: %w", name, err) //nolint:staticcheck // Docker's text
+		return fmt.Errorf("Error exporting container %s: %w", name, err)
 	}
 	s.emit(r, events.ActionExport, nil)
 	return nil

@@ -38,6 +38,7 @@ func (s *Service) Attach(ctx context.Context, name string, o AttachOptions) erro
 		return conflict("container %s is restarting, wait until the container is running", name)
 	case Removing, Dead:
 		return conflict("container %s is marked for removal and cannot be attached to", name)
+	default: // one that does not run yet gives its output once it does
 	}
 	begin := func() error {
 		if err := o.Started(); err != nil {

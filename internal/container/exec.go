@@ -96,8 +96,9 @@ func fitForExec(r *Record) error {
 		return conflict("Container %s is paused, unpause the container before exec", r.ID)
 	case Restarting:
 		return errRestarting(r.ID)
+	default:
+		return errNotRunning(r.ID)
 	}
-	return errNotRunning(r.ID)
 }
 
 // ExecCreate prepares an additional process of a running container.
@@ -191,7 +192,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, o ExecStartOptions) 
 		return err
 	}
 	if o.Detach {
-		e.hub.Start(streams)
+		e.hub.Start(streams) //nolint:contextcheck // the streams outlive the request
 		return nil
 	}
 	if !e.req.AttachStdout {
@@ -202,7 +203,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, o ExecStartOptions) 
 	}
 	err = e.hub.Attach(ctx, stdio.AttachConfig{
 		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, DetachKeys: e.req.DetachKeys,
-		Started: func() error {
+		Started: func() error { //nolint:contextcheck // the streams outlive the request
 			err := o.Started()
 			e.hub.Start(streams) // whoever is there to listen: the process must not block
 			return err
@@ -280,7 +281,7 @@ func (s *Service) startExec(ctx context.Context, e *execState) (stdio.Streams, e
 	e.running, e.pid = true, pid
 	e.mu.Unlock()
 	close(e.started)
-	s.spawn(func() { s.watchExec(e, r.ID) })
+	s.spawn(func() { s.watchExec(e, r.ID) }) //nolint:contextcheck // the process outlives the request
 	return streams, nil
 }
 
@@ -449,7 +450,10 @@ func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecC
 	}
 	err = e.hub.Attach(ctx, stdio.AttachConfig{
 		Stdout: out, Stderr: out,
-		Started: func() error { e.hub.Start(streams); return nil },
+		Started: func() error { //nolint:contextcheck // the streams outlive the request
+			e.hub.Start(streams)
+			return nil
+		},
 	})
 	if err == nil {
 		select {

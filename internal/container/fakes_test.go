@@ -599,7 +599,7 @@ func (m *machine) start(t *testing.T, fault func(int, string) verdict) *daemon {
 	d.stop = sync.OnceFunc(func() {
 		s.Shutdown(context.Background(), false)
 		cancel()
-		<-done
+		_ = <-done
 	})
 	return d
 }

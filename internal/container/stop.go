@@ -181,7 +181,7 @@ func (s *Service) signal(ctx context.Context, c *Container, sig syscall.Signal, 
 		if stopping && r.Phase != Stopping {
 			err = errors.Join(err, s.to(c, Running, "signal not sent", nil))
 		}
-		return nil, fmt.Errorf("Cannot kill container %s: %w", r.ID, err) //nolint:staticcheck // Docker's text
+		return nil, fmt.Errorf("Cannot kill container %s: %w", r.ID, err)
 	}
 	if r.Phase == Paused && stopping && err == nil {
 		// A frozen process sees the signal once it is thawed.
@@ -279,11 +279,11 @@ func (s *Service) Restart(ctx context.Context, name, signal string, timeout *int
 		err := s.stop(ctx, c, sig, limit)
 		setByRestart(false)
 		if err != nil {
-			return fmt.Errorf("Cannot restart container %s: %w", name, err) //nolint:staticcheck // Docker's text
+			return fmt.Errorf("Cannot restart container %s: %w", name, err)
 		}
 	}
 	if err := s.Start(ctx, c.record().ID); err != nil && !errdefs.IsNotModified(err) {
-		return fmt.Errorf("Cannot restart container %s: %w", name, err) //nolint:staticcheck // Docker's text
+		return fmt.Errorf("Cannot restart container %s: %w", name, err)
 	}
 	s.emit(c.record(), events.ActionRestart, nil)
 	return nil

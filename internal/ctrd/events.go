@@ -79,10 +79,10 @@ func (f forwarder) Forward(ctx context.Context, r *eventsapi.ForwardRequest) (*e
 
 // bridgeLogs sends what containerd's packages log (through logrus' standard
 // logger, which is the process's) to ours: their information is our detail.
-func bridgeLogs(l *slog.Logger) {
+func bridgeLogs(ctx context.Context, l *slog.Logger) {
 	logrus.SetOutput(discard{})
 	logrus.SetLevel(logrus.InfoLevel)
-	if l.Enabled(context.Background(), slog.LevelDebug) {
+	if l.Enabled(ctx, slog.LevelDebug) {
 		logrus.SetLevel(logrus.DebugLevel)
 	}
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
@@ -113,6 +113,7 @@ func (h slogHook) Fire(e *logrus.Entry) error {
 		level = slog.LevelDebug // a shim that ended: its log pipe was closed under the reader
 	}
 	attrs := make([]any, 0, 2*len(e.Data)+2)
+	attrs = append(attrs, logkey.Text, e.Message)
 	for k, v := range e.Data {
 		attrs = append(attrs, k, v)
 	}
@@ -120,6 +121,6 @@ func (h slogHook) Fire(e *logrus.Entry) error {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	h.l.Log(ctx, level, "containerd: "+e.Message, attrs...)
+	h.l.Log(ctx, level, "message of containerd", attrs...)
 	return nil
 }

@@ -91,11 +91,17 @@ func fillInit(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // only looked through
+	defer root.Close()
 	for _, p := range []struct{ name, kind string }{
-		{"dev/pts", "dir"}, {"dev/shm", "dir"}, {"proc", "dir"}, {"sys", "dir"},
-		{".dockerenv", "file"}, {"dev/console", "file"},
-		{"etc/hosts", "file"}, {"etc/hostname", "file"}, {"etc/resolv.conf", "file"},
+		{"dev/pts", "dir"},
+		{"dev/shm", "dir"},
+		{"proc", "dir"},
+		{"sys", "dir"},
+		{".dockerenv", "file"},
+		{"dev/console", "file"},
+		{"etc/hosts", "file"},
+		{"etc/hostname", "file"},
+		{"etc/resolv.conf", "file"},
 		{"etc/mtab", "/proc/mounts"},
 	} {
 		if err := fillOne(root, p.name, p.kind); err != nil && !leadsOut(err) {

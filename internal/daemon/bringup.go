@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/platforms"
 	dockercontainer "github.com/moby/moby/api/types/container"
 
+	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
@@ -234,14 +235,14 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 	if err := d.networks.Sweep(ctx, d.containers.RunningIDs()); err != nil {
 		return fmt.Errorf("remove leftovers of networks: %w", err)
 	}
-	d.supervise("containers", d.containers.Run)
+	d.supervise(ctx, "containers", d.containers.Run)
 	d.onStop(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, d.stopLimit())
 		defer cancel()
 		d.containers.Shutdown(ctx, !d.settings().LiveRestore)
 		return nil
 	})
-	d.supervise("networks", d.networks.Run)
+	d.supervise(ctx, "networks", d.networks.Run)
 	return nil
 }
 
@@ -289,20 +290,21 @@ func registries(c config.Config, v Version) imagestore.HostOptions {
 
 // supervise runs a part until the daemon goes down. One that fails is logged
 // at once and its error is Run's.
-func (d *Daemon) supervise(name string, run func(context.Context) error) {
-	ctx, stop := context.WithCancel(context.Background())
+func (d *Daemon) supervise(ctx context.Context, name string, run func(context.Context) error) {
+	// Parts end in their order at takedown, not all at once with the caller.
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() {
 		err := run(ctx)
 		if err != nil {
-			d.log.Error("part of the daemon ended", "part", name, "err", err)
+			d.log.Error("part of the daemon ended", logkey.Part, name, logkey.Err, err)
 			d.fail(fmt.Errorf("%s: %w", name, err))
 		}
 		done <- err
 	}()
 	d.onStop(func(context.Context) error {
 		stop()
-		<-done // its error was told already
+		_ = <-done // its error was told already
 		return nil
 	})
 }

@@ -174,7 +174,7 @@ func findPaths(c config.Config) (paths, error) {
 // Run brings the engine up, serves until ctx ends, and takes it down again.
 // Containers go on or are stopped as live-restore says.
 func (d *Daemon) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, d.takeDown()) }()
+	defer func() { err = errors.Join(err, d.takeDown(context.WithoutCancel(ctx))) }()
 	if err := d.bringUp(ctx); err != nil {
 		return err
 	}
@@ -219,10 +219,10 @@ func (d *Daemon) fail(err error) {
 func (d *Daemon) onStop(f func(context.Context) error) { d.undo = append(d.undo, f) }
 
 // takeDown undoes bringUp, as far as it got.
-func (d *Daemon) takeDown() error {
+func (d *Daemon) takeDown(ctx context.Context) error {
 	var errs []error
 	for i := len(d.undo) - 1; i >= 0; i-- {
-		errs = append(errs, d.undo[i](context.Background()))
+		errs = append(errs, d.undo[i](ctx))
 	}
 	d.undo = nil
 	return errors.Join(errs...)
@@ -309,9 +309,9 @@ func (d *Daemon) applyReload() {
 	d.current = out
 	d.mu.Unlock()
 	setLevel(d.level, out)
-	d.log.Info("configuration reloaded", "applied", applied)
+	d.log.Info("configuration reloaded", logkey.Applied, applied)
 	if len(restart) > 0 {
-		d.log.Warn("changed settings wait for a restart of the daemon", "keys", restart)
+		d.log.Warn("changed settings wait for a restart of the daemon", logkey.Waiting, restart)
 	}
 }
 

@@ -226,7 +226,7 @@ func (s *Service) Runnable(ctx context.Context, ref string, want *ocispec.Platfo
 	if ids := m.Config.RootFS.DiffIDs; len(ids) > 0 {
 		out.ChainID = identity.ChainID(ids).String()
 	}
-	if !r.dangling() && !(shortID(ref) != "" && isIDPrefix(out.ID, ref)) {
+	if !r.dangling() && (shortID(ref) == "" || !isIDPrefix(out.ID, ref)) {
 		out.Name = r.Name
 	}
 	return out, nil

@@ -64,6 +64,7 @@ func (s *Service) measure(ctx context.Context, all []Manifest) (measured, error)
 				out.layers[identity.ChainID(m.Config.RootFS.DiffIDs[:i+1])] = n
 			}
 			sum.Size.Total += sum.ImageData.Size.Unpacked
+		case KindUnknown: // shown by its descriptor alone
 		}
 		out.summaries = append(out.summaries, sum)
 	}

@@ -2,14 +2,13 @@ package network
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base32"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
-
-	"crypto/sha256"
-	"encoding/base32"
 
 	"github.com/containerd/errdefs"
 	mobynet "github.com/moby/moby/api/types/network"

@@ -86,12 +86,10 @@ func wantedPorts(r SandboxRequest) ([]wantedPort, error) {
 
 // choice grows with the freedom that a wanted port leaves.
 func (w wantedPort) choice() int {
-	switch {
-	case w.from == 0:
+	if w.from == 0 {
 		return 1 << 17
-	default:
-		return int(w.to) - int(w.from)
 	}
+	return int(w.to) - int(w.from)
 }
 
 func hostPorts(v string) (from, to uint16, err error) {

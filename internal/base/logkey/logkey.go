@@ -23,4 +23,8 @@ const (
 	Name      = "name"
 	Body      = "body"
 	Stack     = "stack"
+	Part      = "part"
+	Applied   = "applied"
+	Waiting   = "waiting"
+	Text      = "text"
 )

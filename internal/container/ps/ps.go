@@ -68,7 +68,7 @@ func parse(out string, pids []int) ([]string, [][]string, error) {
 	titles := fields(lines[0])
 	col := slices.Index(titles, "PID")
 	if col < 0 {
-		return nil, nil, errors.New("Couldn't find PID field in ps output") //nolint:staticcheck // Docker's text
+		return nil, nil, errors.New("Couldn't find PID field in ps output")
 	}
 	var rows [][]string
 	ours := false // the last process row was one of ours: thread rows follow it
@@ -80,7 +80,7 @@ func parse(out string, pids []int) ([]string, [][]string, error) {
 		if f[col] != "-" {
 			pid, err := strconv.Atoi(f[col])
 			if err != nil {
-				return nil, nil, fmt.Errorf("Unexpected pid '%s': %w", f[col], err) //nolint:staticcheck // Docker's text
+				return nil, nil, fmt.Errorf("Unexpected pid '%s': %w", f[col], err)
 			}
 			ours = slices.Contains(pids, pid)
 		}

@@ -107,7 +107,7 @@ func (h *Hub) Attach(ctx context.Context, a AttachConfig) error {
 	if closer, ok := a.Stdin.(io.Closer); ok && a.Stdin != nil {
 		_ = closer.Close() // only to end the read
 		c.leave()
-		<-inDone
+		_ = <-inDone
 	}
 	return err
 }
@@ -127,7 +127,7 @@ func (h *Hub) attended(ctx context.Context, c *client, outDone, inDone chan erro
 			switch {
 			case errors.Is(err, ErrDetached):
 				c.finish(nil)
-				<-outDone
+				_ = <-outDone
 				return ErrDetached
 			case !once:
 				c.finish(nil)
@@ -139,7 +139,7 @@ func (h *Hub) attended(ctx context.Context, c *client, outDone, inDone chan erro
 				h.endInput()
 			}
 			c.finish(ctx.Err())
-			<-outDone
+			_ = <-outDone
 			return ctx.Err()
 		}
 	}

@@ -206,7 +206,6 @@ func (h *Hub) pumpInput(w io.WriteCloser) {
 			}
 		case <-h.eof:
 			h.closeStdin(w)
-			broken = true
 			h.discardInput()
 			return
 		case <-h.drained:

@@ -250,12 +250,14 @@ func (s *Store) readPlain(ctx context.Context, r io.Reader, f format) (_ image.L
 }
 
 func (b blob) layerOf() image.Layer {
-	mt := ocispec.MediaTypeImageLayer
+	var mt string
 	switch b.format {
 	case gzipped:
 		mt = ocispec.MediaTypeImageLayerGzip
 	case zstded:
 		mt = ocispec.MediaTypeImageLayerZstd
+	default: // other formats were changed to one of these on their way in
+		mt = ocispec.MediaTypeImageLayer
 	}
 	return image.Layer{
 		Descriptor: ocispec.Descriptor{MediaType: mt, Digest: b.digest, Size: b.size},

@@ -63,7 +63,7 @@ const emptyTar = 1024
 
 func (s *Store) readDiff(ctx context.Context, in *bufio.Reader) (image.Layer, error) {
 	if b, err := in.Peek(emptyTar + 1); len(b) <= emptyTar {
-		if err == io.EOF { //nolint:errorlint // Peek's own
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		return image.Layer{}, err

@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -14,8 +15,6 @@ import (
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"context"
 
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/image"
@@ -223,6 +222,7 @@ func (l *loader) dockerLayer(name string, b blob, want digest.Digest) (ocispec.D
 		d.MediaType = images.MediaTypeDockerSchema2LayerZstd
 	case plain:
 		return l.known(d)
+	default: // other formats were changed to one of these on their way in
 	}
 	return d, nil
 }
@@ -269,6 +269,7 @@ func (s *Store) layerType(ctx context.Context, i content.Info) (string, error) {
 		return images.MediaTypeDockerSchema2LayerGzip, nil
 	case zstded:
 		return images.MediaTypeDockerSchema2LayerZstd, nil
+	default:
+		return "", nil
 	}
-	return "", nil
 }

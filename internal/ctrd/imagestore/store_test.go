@@ -1,14 +1,13 @@
 package imagestore_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"archive/tar"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"

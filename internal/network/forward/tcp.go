@@ -46,7 +46,7 @@ func (p *tcpPort) accept() {
 		if err != nil {
 			// Out of descriptors, most likely: what waits is served when there are some.
 			p.f.c.Log.Warn("accept on published port", logkey.Address, p.l.Addr().String(), logkey.Err, err)
-			time.Sleep(50 * time.Millisecond) //nolint:forbidigo // an adapter pacing itself against the kernel; Close waits that long at most
+			time.Sleep(50 * time.Millisecond) // Close waits that long at most
 			continue
 		}
 		if !p.track(c) {

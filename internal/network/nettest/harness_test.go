@@ -374,9 +374,8 @@ func reaches(t testing.TB, nsPath, addr, who string) string {
 		return ""
 	}
 	var name, seen string
-	fmt.Sscan(got, &name, &seen)
-	if name != who {
-		t.Errorf("%s answered as %q, want %q", addr, name, who)
+	if _, err := fmt.Sscan(got, &name, &seen); err != nil || name != who {
+		t.Errorf("%s answered %q (%v), want the name %q", addr, got, err, who)
 	}
 	return seen
 }

@@ -157,9 +157,14 @@ func fakeDNS(t *testing.T, nsPath, addr string) {
 	for _, s := range []*dns.Server{{PacketConn: pc, Handler: handler}, {Listener: l, Handler: handler}} {
 		started := make(chan struct{})
 		s.NotifyStartedFunc = func() { close(started) }
-		go s.ActivateAndServe()
-		<-started
-		t.Cleanup(func() { s.Shutdown() })
+		ended := make(chan error, 1)
+		go func() { ended <- s.ActivateAndServe() }()
+		select {
+		case <-started:
+		case err := <-ended:
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { must(t, s.Shutdown()) })
 	}
 }
 

@@ -38,7 +38,7 @@ type creation struct {
 }
 
 func (rt *Router) create(w http.ResponseWriter, r *http.Request) error {
-	c, err := rt.decodeCreate(r)
+	c, err := rt.decodeCreate(r) //nolint:contextcheck // its closure asks the request for the version
 	if err != nil {
 		return err
 	}

@@ -67,12 +67,15 @@ func (f *fake) Start(_ context.Context, n string) error           { return f.sta
 func (f *fake) Wait(_ context.Context, _ string, c container.WaitCondition) (<-chan container.WaitResponse, error) {
 	return f.wait(c)
 }
+
 func (f *fake) List(_ context.Context, o domain.ListOptions) ([]container.Summary, error) {
 	return f.list(o)
 }
+
 func (f *fake) Inspect(_ context.Context, n string, _ bool) (container.InspectResponse, error) {
 	return f.inspect(n)
 }
+
 func (f *fake) Update(_ context.Context, _ string, u container.UpdateConfig) ([]string, error) {
 	return f.update(u)
 }
@@ -81,16 +84,21 @@ func (f *fake) IsTTY(context.Context, string) (bool, error)           { return f
 func (f *fake) Logs(ctx context.Context, _ string, o domain.LogsOptions, a, b io.Writer) error {
 	return f.logs(ctx, o, a, b)
 }
+
 func (f *fake) Attach(ctx context.Context, _ string, o domain.AttachOptions) error {
 	return f.attach(ctx, o)
 }
+
 func (f *fake) Stats(_ context.Context, _ string, s, o bool, emit func(container.StatsResponse) error) error {
 	return f.stats(s, o, emit)
 }
+
 func (f *fake) StatPath(_ context.Context, _, p string) (container.PathStat, error) { return f.stat(p) }
+
 func (f *fake) ArchivePath(_ context.Context, _, p string) (io.ReadCloser, container.PathStat, error) {
 	return f.archive(p)
 }
+
 func (f *fake) ExtractToDir(_ context.Context, _, p string, a, b bool, r io.Reader) error {
 	return f.extract(p, a, b, r)
 }
@@ -98,9 +106,11 @@ func (f *fake) Export(_ context.Context, _ string, w io.Writer) error { return f
 func (f *fake) ExecCreate(_ context.Context, _ string, c container.ExecCreateRequest) (string, error) {
 	return f.execCreate(c)
 }
+
 func (f *fake) ExecStart(ctx context.Context, _ string, o domain.ExecStartOptions) error {
 	return f.execStart(ctx, o)
 }
+
 func (f *fake) Commit(_ context.Context, o domain.CommitOptions) (string, error) { return f.commit(o) }
 
 func handler(f *fake) http.Handler {
@@ -161,16 +171,24 @@ func TestErrorsAndStatuses(t *testing.T) {
 		{"POST", "/containers/create", ``, 400, "invalid JSON: got EOF while reading request body"},
 		{"POST", "/containers/create", `{"Image":"a"}{"x":1}`, 400, "unexpected content after JSON"},
 		{"POST", "/containers/create", `null`, 400, "config cannot be empty in order to create a container"},
-		{"POST", "/v1.43/containers/create", `{"Image":"a","NetworkingConfig":{"EndpointsConfig":{"b":{},"a":{}}}}`, 400,
-			"Container cannot be created with multiple network endpoints: a, b"},
-		{"POST", "/containers/create?platform=x/y/z/zz", `{"Image":"a"}`, 400,
-			`"x/y/z/zz": cannot parse platform specifier: invalid argument`},
-		{"POST", "/containers/create", `{"Image":"a","HostConfig":{"Mounts":[{"Type":"bind","TmpfsOptions":{}}]}}`, 400,
-			`TmpfsOptions must not be specified on mount type "bind"`},
+		{
+			"POST", "/v1.43/containers/create", `{"Image":"a","NetworkingConfig":{"EndpointsConfig":{"b":{},"a":{}}}}`, 400,
+			"Container cannot be created with multiple network endpoints: a, b",
+		},
+		{
+			"POST", "/containers/create?platform=x/y/z/zz", `{"Image":"a"}`, 400,
+			`"x/y/z/zz": cannot parse platform specifier: invalid argument`,
+		},
+		{
+			"POST", "/containers/create", `{"Image":"a","HostConfig":{"Mounts":[{"Type":"bind","TmpfsOptions":{}}]}}`, 400,
+			`TmpfsOptions must not be specified on mount type "bind"`,
+		},
 		{"POST", "/containers/a/start", ``, 204, ""},
 		{"POST", "/containers/on/start", ``, 304, ""},
-		{"POST", "/containers/a/start", `{"Binds":["/a:/a"]}`, 400,
-			"starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"},
+		{
+			"POST", "/containers/a/start", `{"Binds":["/a:/a"]}`, 400,
+			"starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+		},
 		{"POST", "/containers/x/kill", ``, 404, "cannot kill container: x: No such container: x"},
 		{"POST", "/containers/a/stop?t=soon", ``, 400, `strconv.Atoi: parsing "soon": invalid syntax`},
 		{"POST", "/containers/a/stop?t=3", ``, 204, ""},
@@ -181,8 +199,10 @@ func TestErrorsAndStatuses(t *testing.T) {
 		{"GET", "/containers/x/json", ``, 404, "No such container: x"},
 		{"GET", "/containers/x/logs?stdout=1", ``, 404, "No such container: x"},
 		{"GET", "/containers/x/logs", ``, 400, "must specify at least one of 'stdout' or 'stderr'"},
-		{"GET", "/containers/x/logs?stdout=1&since=yesterday", ``, 400,
-			`invalid value for "since": invalid timestamp "yesterday": invalid seconds "yesterday": invalid syntax`},
+		{
+			"GET", "/containers/x/logs?stdout=1&since=yesterday", ``, 400,
+			`invalid value for "since": invalid timestamp "yesterday": invalid seconds "yesterday": invalid syntax`,
+		},
 		{"POST", "/containers/x/attach?stream=1&stdout=1", ``, 404, "No such container: x"},
 		{"GET", "/containers/json?limit=few", ``, 400, `strconv.Atoi: parsing "few": invalid syntax`},
 		{"GET", "/containers/json?filters=nonsense", ``, 400, "invalid filter"},

@@ -18,7 +18,7 @@ func (rt *Router) attachWebsocket(w http.ResponseWriter, r *http.Request) error 
 	}
 	chosen := route.AtLeast(r.Context(), "1.42")
 	wants := func(key string) bool { return !chosen || route.Bool(r, key) }
-	serve := func(conn *websocket.Conn) {
+	serve := func(conn *websocket.Conn) { //nolint:contextcheck // it is the request's
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
 		if route.AtLeast(ctx, "1.28") {
