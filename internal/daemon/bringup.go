@@ -59,7 +59,7 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	d.events = event.NewBus(d.clock)
 
 	for _, step := range []func(context.Context) error{
-		d.startEngine, d.startImages, d.startVolumes, d.startNetworks, d.startContainers,
+		d.startEngine, d.startImages, d.startVolumes, d.startNetworks, d.startContainers, d.startBuilder,
 	} {
 		if err := step(ctx); err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 	"holdfast.dev/holdfast/internal/base/atomicfile"
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/build/buildkit"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
@@ -67,6 +68,7 @@ type Daemon struct {
 	volumes    *volume.Service
 	networks   *network.Service
 	containers *container.Service
+	builder    *buildkit.Builder
 	server     *httpapi.Server
 
 	mu      sync.Mutex // guards current

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"holdfast.dev/holdfast/internal/httpapi/route"
+	buildrouter "holdfast.dev/holdfast/internal/httpapi/router/build"
 	containerrouter "holdfast.dev/holdfast/internal/httpapi/router/container"
 	distributionrouter "holdfast.dev/holdfast/internal/httpapi/router/distribution"
 	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
@@ -16,6 +17,7 @@ func (d *Daemon) routers() []route.Router {
 		systemrouter.New(systemBackend{d}, d.events, d.clock),
 		containerrouter.New(d.containers, committer{d}, d.facts.Cgroup.Version),
 		imagerouter.New(d.images),
+		buildrouter.New(d.builder),
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),

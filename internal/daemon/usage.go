@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 
-	"github.com/moby/moby/api/types/build"
 	dockercontainer "github.com/moby/moby/api/types/container"
 	dockerimage "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/registry"
@@ -33,7 +32,7 @@ func (b systemBackend) DiskUsage(ctx context.Context, o systemrouter.DiskUsageOp
 		})
 	}
 	if o.BuildCache {
-		out.BuildCacheUsage = &build.DiskUsage{Items: []build.CacheRecord{}} // nothing builds yet
+		g.Go(func() (err error) { out.BuildCacheUsage, err = b.d.buildUsage(ctx); return err })
 	}
 	return out, g.Wait()
 }

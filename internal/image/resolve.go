@@ -15,10 +15,10 @@ import (
 	"holdfast.dev/holdfast/internal/base/fault"
 )
 
-// danglingPrefix begins the name of a record for an image without a name.
-const danglingPrefix = "holdfast-dangling@"
+// DanglingPrefix begins the name of a record for an image without a name.
+const DanglingPrefix = "holdfast-dangling@"
 
-func danglingName(d digest.Digest) string { return danglingPrefix + d.String() }
+func danglingName(d digest.Digest) string { return DanglingPrefix + d.String() }
 
 func (r Record) dangling() bool { return r.Name == danglingName(r.Target.Digest) }
 

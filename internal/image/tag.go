@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -52,6 +53,23 @@ func (s *Service) Tag(ctx context.Context, ref string, name reference.Named) err
 	}
 	s.emit(events.ActionTag, r.ID(), reference.FamiliarString(name), s.labels(ctx, r.Target))
 	return nil
+}
+
+// Name gives a target that somebody else wrote its name: a full reference, or a
+// dangling name. What had the name before stays.
+func (s *Service) Name(ctx context.Context, name string, target ocispec.Descriptor) error {
+	if strings.HasPrefix(name, DanglingPrefix) {
+		return s.name(ctx, nil, target)
+	}
+	ref, err := reference.ParseNamed(name)
+	if err != nil {
+		return fault.New(errdefs.ErrInvalidArgument, "%s", err)
+	}
+	tagged, ok := ref.(reference.NamedTagged)
+	if !ok {
+		return fault.New(errdefs.ErrInvalidArgument, "image name %q has no tag", name)
+	}
+	return s.name(ctx, tagged, target)
 }
 
 // point makes a name refer to target. What it referred to before stays, without

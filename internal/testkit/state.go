@@ -57,6 +57,12 @@ func dropSpares(lines []string) []string {
 	return kept
 }
 
+// dropStepsParents takes out the cgroups above those of build steps: they stay
+// while the daemon lives, as empty as a folder.
+func dropStepsParents(lines []string) []string {
+	return slices.DeleteFunc(lines, func(l string) bool { return strings.HasSuffix(l, "/buildkit") })
+}
+
 // look reads the present state from the kernel, not from the daemon.
 func (d *Daemon) look() *state {
 	s := &state{items: map[string][]string{}}
@@ -69,7 +75,7 @@ func (d *Daemon) look() *state {
 	s.add("netns", dropSpares(d.netnsFiles())...)
 	s.add("link", d.links()...)
 	s.add("nft", d.rules()...)
-	s.add("cgroup", d.cgroups()...)
+	s.add("cgroup", dropStepsParents(d.cgroups())...)
 	return s
 }
 

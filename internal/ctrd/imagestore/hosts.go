@@ -84,9 +84,22 @@ func (a *access) resolver() remotes.Resolver {
 	})
 }
 
-// access finds the hosts of the domain and gives them the credentials.
-func (s *Store) access(ctx context.Context, domain string, r image.Remote, tokens docker.OnFetchRefreshToken) (*access, error) {
-	o := s.d.Hosts
+// Registries tells how registries are reached, without credentials: whoever
+// uses it brings his own authorizer.
+func Registries(o HostOptions) docker.RegistryHosts {
+	return func(domain string) ([]docker.RegistryHost, error) {
+		ctx := context.Background()
+		hosts, err := o.configured(ctx, domain)
+		if err != nil || domain != defaultRegistry {
+			return hosts, err
+		}
+		mirrors, err := o.mirrors(ctx)
+		return append(mirrors, hosts...), err
+	}
+}
+
+// configured finds the hosts of a domain, its mirrors aside.
+func (o HostOptions) configured(ctx context.Context, domain string) ([]docker.RegistryHost, error) {
 	opts := config.HostOptions{
 		HostDir:      o.hostDir,
 		UpdateClient: setDialLimit,
@@ -98,6 +111,16 @@ func (s *Store) access(ctx context.Context, domain string, r image.Remote, token
 	hosts, err := config.ConfigureHosts(ctx, opts)(domain)
 	if err != nil {
 		return nil, fmt.Errorf("read how to reach registry %s: %w", domain, err)
+	}
+	return hosts, nil
+}
+
+// access finds the hosts of the domain and gives them the credentials.
+func (s *Store) access(ctx context.Context, domain string, r image.Remote, tokens docker.OnFetchRefreshToken) (*access, error) {
+	o := s.d.Hosts
+	hosts, err := o.configured(ctx, domain)
+	if err != nil {
+		return nil, err
 	}
 	for i := range hosts {
 		hosts[i].Authorizer = authorizer(domain, hosts[i], r.Auth, tokens)

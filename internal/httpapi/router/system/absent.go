@@ -4,7 +4,6 @@ import (
 	"net/http"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/plugin"
 
 	"holdfast.dev/holdfast/internal/base/fault"
@@ -44,9 +43,6 @@ func absent() []route.Route {
 	add(plugins, http.MethodGet, "/plugins/privileges")
 	add(plugins, http.MethodPost, "/plugins/pull", "/plugins/create")
 
-	add(refuse(errdefs.ErrNotImplemented, "building images is not supported by this release of Holdfast; a later one brings it. Until then make images with import, load or commit"),
-		http.MethodPost, "/build", "/build/cancel", "/session", "/grpc")
-	add(noBuildCache, http.MethodPost, "/build/prune")
 	checkpoints := refuse(errdefs.ErrNotImplemented, "checkpoints are not supported by this release of Holdfast")
 	add(checkpoints, http.MethodGet, "/containers/{name}/checkpoints")
 	add(checkpoints, http.MethodPost, "/containers/{name}/checkpoints")
@@ -64,9 +60,4 @@ func noPlugins(w http.ResponseWriter, _ *http.Request) error {
 
 func noSuchPlugin(_ http.ResponseWriter, r *http.Request) error {
 	return fault.New(errdefs.ErrNotFound, "plugin %q not found", route.Var(r, "name"))
-}
-
-// noBuildCache lets "system prune" do the rest: there is nothing to prune.
-func noBuildCache(w http.ResponseWriter, _ *http.Request) error {
-	return route.JSON(w, http.StatusOK, build.CachePruneReport{})
 }

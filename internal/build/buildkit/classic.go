@@ -1,0 +1,279 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	bkclient "github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/util/entitlements"
+	"github.com/moby/go-archive"
+	"github.com/moby/go-archive/chrootarchive"
+	"github.com/moby/moby/api/types/container"
+	"github.com/tonistiigi/fsutil"
+	"golang.org/x/sync/errgroup"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/build"
+)
+
+// builds are the running classic builds that have an ID.
+type builds struct {
+	mu     sync.Mutex // guards cancel
+	cancel map[string]context.CancelFunc
+}
+
+func (b *builds) add(ctx context.Context, id string) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	if id == "" {
+		return ctx, cancel
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cancel[id] = cancel
+	return ctx, func() {
+		b.mu.Lock()
+		delete(b.cancel, id)
+		b.mu.Unlock()
+		cancel()
+	}
+}
+
+func (b *builds) cancelAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.cancel {
+		c()
+	}
+}
+
+// Cancel ends a running classic build. Unknown IDs are no error, as in Docker:
+// it may just have ended.
+func (b *Builder) Cancel(id string) {
+	b.builds.mu.Lock()
+	defer b.builds.mu.Unlock()
+	if c := b.builds.cancel[id]; c != nil {
+		c()
+	}
+}
+
+// Build solves a classic request. The body is the context's tar file, if the
+// request names no remote one. It returns the image's ID; a failed command is a
+// *build.StepError.
+func (b *Builder) Build(ctx context.Context, r build.Request, body io.Reader, progress *build.Classic) (id string, tags []string, err error) {
+	o, done, err := b.use(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	defer done()
+	ctx, end := b.builds.add(ctx, r.ID)
+	defer end()
+	defer o.atStop(end)()
+
+	opt, tags, err := solveOpt(r)
+	if err != nil {
+		return "", nil, err
+	}
+	if r.Remote == "" {
+		dir, err := b.unpack(body)
+		if err != nil {
+			return "", nil, err
+		}
+		defer func() {
+			if rerr := os.RemoveAll(dir); rerr != nil {
+				b.cfg.Log.Warn("build context not removed", logkey.Path, dir, logkey.Err, rerr)
+			}
+		}()
+		if err := mountContext(&opt, r, dir); err != nil {
+			return "", nil, err
+		}
+	}
+	id, err = o.solve(ctx, opt, progress)
+	return id, tags, err
+}
+
+// solve runs the solver and tells how it goes.
+func (o *opened) solve(ctx context.Context, opt bkclient.SolveOpt, progress *build.Classic) (string, error) {
+	status := make(chan *bkclient.SolveStatus)
+	var resp *bkclient.SolveResponse
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		resp, err = o.client.Solve(ctx, nil, opt, status) // closes status
+		return err
+	})
+	g.Go(func() error {
+		for s := range status {
+			tell(progress, s)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return "", fmt.Errorf("build canceled: %w", context.Canceled)
+		}
+		if step, ok := build.AsStepError(err.Error()); ok {
+			return "", step
+		}
+		return "", explain(err)
+	}
+	return resp.ExporterResponse[exptypes.ExporterImageDigestKey], nil
+}
+
+// explain takes BuildKit's wrapping off an error.
+func explain(err error) error {
+	text := strings.TrimPrefix(err.Error(), "failed to solve: ")
+	return fault.New(errdefs.ErrInvalidArgument, "%s", text)
+}
+
+func tell(progress *build.Classic, s *bkclient.SolveStatus) {
+	for _, v := range s.Vertexes {
+		progress.Step(build.Step{
+			ID: v.Digest.String(), Name: v.Name, Started: v.Started != nil, Done: v.Completed != nil, Cached: v.Cached, Error: v.Error,
+		})
+	}
+	for _, l := range s.Logs {
+		progress.Output(l.Vertex.String(), l.Data)
+	}
+	for _, w := range s.Warnings {
+		progress.Warning(string(w.Short))
+	}
+}
+
+// unpack extracts a context to a directory of its own.
+func (b *Builder) unpack(body io.Reader) (_ string, err error) {
+	dir, err := os.MkdirTemp(b.cfg.Root, "context-")
+	if err != nil {
+		return "", fmt.Errorf("make a directory for the build context: %w", err)
+	}
+	// Whatever is in the archive, nothing of it lands outside. Device nodes have no
+	// place in a context, and its owners none on this machine.
+	err = chrootarchive.Untar(body, dir, &archive.TarOptions{NoLchown: true})
+	if err != nil {
+		return "", errors.Join(fault.Wrap(errdefs.ErrInvalidArgument, err, "read the build context"), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// mountContext offers the context's directory to the frontend.
+func mountContext(opt *bkclient.SolveOpt, r build.Request, dir string) error {
+	name := r.Dockerfile
+	if name == "" {
+		name = "Dockerfile"
+	}
+	if !filepath.IsLocal(filepath.Clean(name)) {
+		return fault.New(errdefs.ErrInvalidArgument, "the Dockerfile (%s) must be within the build context", name)
+	}
+	files, err := fsutil.NewFS(dir)
+	if err != nil {
+		return fmt.Errorf("open the build context: %w", err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, os.ErrNotExist) {
+		return fault.New(errdefs.ErrInvalidArgument, "Cannot locate specified Dockerfile: %s", name)
+	}
+	opt.LocalMounts = map[string]fsutil.FS{"context": files, "dockerfile": files}
+	opt.FrontendAttrs["filename"] = filepath.Clean(name)
+	return nil
+}
+
+// solveOpt puts a request into BuildKit's words.
+func solveOpt(r build.Request) (opt bkclient.SolveOpt, tags []string, err error) {
+	var names []string
+	for _, t := range r.Tags {
+		ref, err := reference.ParseNormalizedNamed(t)
+		if err != nil {
+			return opt, nil, fault.New(errdefs.ErrInvalidArgument, "invalid tag %q: %s", t, err)
+		}
+		ref = reference.TagNameOnly(ref)
+		if !slices.Contains(names, ref.String()) {
+			names = append(names, ref.String())
+			tags = append(tags, reference.FamiliarString(ref))
+		}
+	}
+	attrs := map[string]string{"image-resolve-mode": "local"}
+	if r.Pull {
+		attrs["image-resolve-mode"] = "pull"
+	}
+	if r.NoCache {
+		attrs["no-cache"] = ""
+	}
+	for k, v := range map[string]string{"target": r.Target, "platform": r.Platform, "context": r.Remote} {
+		if v != "" {
+			attrs[k] = v
+		}
+	}
+	if r.Remote != "" && r.Dockerfile != "" {
+		attrs["filename"] = r.Dockerfile
+	}
+	for k, v := range r.Args {
+		if v != nil {
+			attrs["build-arg:"+k] = *v
+		}
+	}
+	for k, v := range r.Labels {
+		attrs["label:"+k] = v
+	}
+	if err := networkMode(attrs, &opt, r.Network); err != nil {
+		return opt, nil, err
+	}
+	if len(r.ExtraHosts) > 0 {
+		var hosts []string
+		for _, h := range r.ExtraHosts {
+			name, addr, ok := strings.Cut(h, ":")
+			if !ok {
+				return opt, nil, fault.New(errdefs.ErrInvalidArgument, "bad format for add-host: %q", h)
+			}
+			hosts = append(hosts, name+"="+addr)
+		}
+		attrs["add-hosts"] = strings.Join(hosts, ",")
+	}
+	if r.ShmSize > 0 {
+		attrs["shm-size"] = strconv.FormatInt(r.ShmSize, 10)
+	}
+	if len(r.Ulimits) > 0 {
+		attrs["ulimit"] = ulimits(r.Ulimits)
+	}
+	opt.Frontend, opt.FrontendAttrs = "dockerfile.v0", attrs
+	opt.Exports = []bkclient.ExportEntry{{
+		Type: engineExporter, Attrs: map[string]string{string(exptypes.OptKeyName): strings.Join(names, ",")},
+	}}
+	for _, ref := range r.CacheFrom {
+		opt.CacheImports = append(opt.CacheImports, bkclient.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
+	}
+	opt.Session = []session.Attachable{credentials{r.Auth}}
+	return opt, tags, nil
+}
+
+// networkMode chooses the steps' network: BuildKit knows these three.
+func networkMode(attrs map[string]string, opt *bkclient.SolveOpt, mode string) error {
+	switch mode {
+	case "", "default", "bridge":
+	case "none":
+		attrs["force-network-mode"] = mode
+	case "host":
+		attrs["force-network-mode"] = mode
+		opt.AllowedEntitlements = []string{entitlements.EntitlementNetworkHost.String()}
+	default:
+		return fault.New(errdefs.ErrInvalidArgument, "network mode %q not supported by BuildKit: use default, host or none", mode)
+	}
+	return nil
+}
+
+func ulimits(list []*container.Ulimit) string {
+	var out []string
+	for _, u := range list {
+		out = append(out, fmt.Sprintf("%s=%d:%d", u.Name, u.Soft, u.Hard))
+	}
+	return strings.Join(out, ",")
+}

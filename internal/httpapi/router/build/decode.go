@@ -1,0 +1,168 @@
+package build
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/registry"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+	domain "holdfast.dev/holdfast/internal/build"
+	"holdfast.dev/holdfast/internal/httpapi/route"
+)
+
+// unserved are parameters of the first builder that BuildKit has no counterpart
+// for: a build step has no limits of its own.
+var unserved = []struct{ key, flag string }{
+	{"memory", "--memory"},
+	{"memswap", "--memory-swap"},
+	{"cpushares", "--cpu-shares"},
+	{"cpuperiod", "--cpu-period"},
+	{"cpuquota", "--cpu-quota"},
+	{"cpusetcpus", "--cpuset-cpus"},
+	{"cpusetmems", "--cpuset-mems"},
+	{"cgroupparent", "--cgroup-parent"},
+	{"isolation", "--isolation"},
+	{"squash", "--squash"},
+	{"securityopt", "--security-opt"},
+}
+
+func decode(r *http.Request) (in domain.Request, quiet bool, err error) {
+	if r.FormValue("version") == string(build.BuilderBuildKit) {
+		return in, false, fault.New(errdefs.ErrNotImplemented,
+			"building over a session (DOCKER_BUILDKIT=1 without buildx) is not served: use buildx, or DOCKER_BUILDKIT=0")
+	}
+	for _, u := range unserved {
+		switch strings.ToLower(r.FormValue(u.key)) {
+		case "", "0", "null", "[]", "false", "default":
+		default:
+			return in, false, fault.New(errdefs.ErrNotImplemented, "%s is not supported for builds", u.flag)
+		}
+	}
+	in = domain.Request{
+		ID:         r.FormValue("buildid"),
+		Tags:       r.Form["t"],
+		Remote:     r.FormValue("remote"),
+		Dockerfile: r.FormValue("dockerfile"),
+		Target:     r.FormValue("target"),
+		Network:    r.FormValue("networkmode"),
+		ExtraHosts: r.Form["extrahosts"],
+		NoCache:    route.Bool(r, "nocache"),
+		Pull:       route.Bool(r, "pull"),
+	}
+	if route.AtLeast(r.Context(), "1.38") {
+		in.Platform = r.FormValue("platform")
+	}
+	if in.Remote == "client-session" {
+		return in, false, fault.New(errdefs.ErrNotImplemented, "a build context in a session is not served")
+	}
+	if s := r.FormValue("shmsize"); s != "" {
+		if in.ShmSize, err = strconv.ParseInt(s, 10, 64); err != nil {
+			return in, false, fault.New(errdefs.ErrInvalidArgument, "invalid shmsize %q", s)
+		}
+	}
+	for key, v := range map[string]any{"buildargs": &in.Args, "labels": &in.Labels, "cachefrom": &in.CacheFrom, "ulimits": &in.Ulimits} {
+		s := r.FormValue(key)
+		if s == "" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(s), v); err != nil {
+			return in, false, fault.New(errdefs.ErrInvalidArgument, "error reading %s: %s", key, err)
+		}
+	}
+	in.Auth = credentials(r)
+	return in, route.Bool(r, "q"), nil
+}
+
+// registryConfig carries the credentials of all registries that the client has
+// logged in to. What cannot be read counts as none, as in Docker.
+const registryConfig = "X-Registry-Config"
+
+func credentials(r *http.Request) map[string]registry.AuthConfig {
+	out := map[string]registry.AuthConfig{}
+	b, err := base64.URLEncoding.DecodeString(r.Header.Get(registryConfig))
+	if err != nil || json.Unmarshal(b, &out) != nil {
+		return nil
+	}
+	return out
+}
+
+func decodePrune(r *http.Request) (o domain.PruneOptions, err error) {
+	o.All = route.Bool(r, "all")
+	keys := map[string]*int64{"reserved-space": &o.Reserved, "max-used-space": &o.MaxUsed, "min-free-space": &o.MinFree}
+	if !route.AtLeast(r.Context(), "1.48") {
+		keys = map[string]*int64{"keep-storage": &o.Reserved}
+	}
+	for key, v := range keys {
+		if err := number(r.Form, key, v); err != nil {
+			return o, err
+		}
+	}
+	filters, err := route.Filters(r)
+	if err != nil {
+		return o, err
+	}
+	for key, values := range filters {
+		for _, v := range values {
+			if err := pruneFilter(&o, key, v); err != nil {
+				return o, err
+			}
+		}
+	}
+	return o, nil
+}
+
+func number(form url.Values, key string, v *int64) error {
+	s := form.Get(key)
+	if s == "" {
+		return nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return fault.New(errdefs.ErrInvalidArgument, "%s is in bytes and expects an integer, got %v", key, s)
+	}
+	*v = n
+	return nil
+}
+
+// pruneFilter adds one filter. until and unused-for are ages; the others are
+// BuildKit's own, with ! for "not" and ~ for "matches".
+func pruneFilter(o *domain.PruneOptions, key, value string) error {
+	switch key {
+	case "until", "unused-for":
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "%q filter expects a duration (e.g., '24h'): %s", key, err)
+		}
+		if o.UnusedIn != 0 && o.UnusedIn != d {
+			return fault.New(errdefs.ErrInvalidArgument, "filters expect only one value: until")
+		}
+		o.UnusedIn = d
+		return nil
+	case "id":
+		o.Filters = append(o.Filters, "id~="+value)
+		return nil
+	}
+	name, op := key, "=="
+	if n, ok := strings.CutSuffix(key, "!"); ok {
+		name, op = n, "!="
+	}
+	switch name {
+	case "parent", "type", "description", "inuse", "shared", "private":
+	default:
+		return fault.New(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
+	}
+	if value == "" {
+		o.Filters = append(o.Filters, name)
+	} else {
+		o.Filters = append(o.Filters, name+op+value)
+	}
+	return nil
+}
