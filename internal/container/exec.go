@@ -201,14 +201,15 @@ func (s *Service) ExecStart(ctx context.Context, id string, o ExecStartOptions) 
 	if !e.req.AttachStderr {
 		o.Stderr = nil
 	}
-	err = e.hub.Attach(ctx, stdio.AttachConfig{
+	attach := stdio.AttachConfig{
 		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, DetachKeys: e.req.DetachKeys,
 		Started: func() error { //nolint:contextcheck // the streams outlive the request
 			err := o.Started()
 			e.hub.Start(streams) // whoever is there to listen: the process must not block
 			return err
 		},
-	})
+	}
+	err = e.hub.Attach(ctx, attach)
 	switch {
 	case errors.Is(err, stdio.ErrDetached):
 		s.emit(r, events.ActionExecDetach, map[string]string{"execID": e.id})
@@ -216,18 +217,16 @@ func (s *Service) ExecStart(ctx context.Context, id string, o ExecStartOptions) 
 	case err != nil:
 		return err
 	}
-	// The client asks for the exit code as soon as its streams end.
-	return s.awaitExec(ctx, e)
+	if e.hub.Ended(attach) { // and not the client's stdin, which ends a session too
+		s.awaitExec(ctx, e)
+	}
+	return nil
 }
 
-// awaitExec waits until the process has ended, where its output has: a process
-// that closed its output and lives on is not waited for.
-func (s *Service) awaitExec(ctx context.Context, e *execState) error {
-	select {
-	case <-e.hub.Drained():
-	default:
-		return nil // the client's stdin ended the session
-	}
+// awaitExec waits until the process whose output has ended has ended as well:
+// the client asks for the exit code as soon as its streams end. A process that
+// closed its output and lives on is not waited for.
+func (s *Service) awaitExec(ctx context.Context, e *execState) {
 	t := s.d.Clock.NewTimer(drainLimit)
 	defer t.Stop()
 	select {
@@ -235,7 +234,6 @@ func (s *Service) awaitExec(ctx context.Context, e *execState) error {
 	case <-t.C():
 	case <-ctx.Done():
 	}
-	return nil
 }
 
 // claim makes the caller the one who starts the exec.

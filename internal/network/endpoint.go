@@ -169,9 +169,7 @@ func (s *Service) plan(r SandboxRequest, name string, want *mobynet.EndpointSett
 	if err != nil {
 		return nil, err
 	}
-	// The first digits are the container's, so that its interfaces are found by
-	// eye; the rest keeps two endpoints of one container apart.
-	id = (r.Container + id)[:8] + id[8:]
+	id = endpointID(r.Container, id)
 	e := &endpoint{id: id, net: n, name: r.Name, host: s.hostEnd(id), set: &mobynet.EndpointSettings{}}
 	if want != nil {
 		e.set = want.Copy()
@@ -183,6 +181,13 @@ func (s *Service) plan(r SandboxRequest, name string, want *mobynet.EndpointSett
 	}
 	n.endpoints[r.Container] = e
 	return e, nil
+}
+
+// endpointID makes the first digits of a fresh ID the container's, so that its
+// interfaces are found by eye. The name of the host end holds ten of the digits:
+// there must be enough fresh ones among them to keep all endpoints apart.
+func endpointID(container, fresh string) string {
+	return (container + fresh)[:3] + fresh[3:]
 }
 
 // hostEnd names an endpoint's interface on the host: our mark, the daemon's

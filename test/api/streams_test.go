@@ -158,6 +158,12 @@ func TestExec(t *testing.T) {
 	if r.Out != "1 2 /tmp 33\n" || r.Err != "oops\n" || r.Code != 5 {
 		t.Errorf("%s", r)
 	}
+	// The client asks for the code the moment the output ends: it must be known.
+	for range 20 {
+		if r := d.DockerResult("exec", "ee", "sh", "-c", "exit 9"); r.Code != 9 {
+			t.Fatalf("exit code: %s", r)
+		}
+	}
 	r = d.Run("through\n", "docker", "exec", "-i", "ee", "cat")
 	equal(t, "stdin", r.Out, "through\n")
 	contains(t, "terminal", d.Docker("exec", "-t", "ee", "tty"), "/dev/pts/")

@@ -99,6 +99,14 @@ func (h *Hub) Start(s Streams) {
 	close(h.started)
 }
 
+// Ended tells whether the output that a client wants has ended. It has as soon
+// as such a client's Attach returns for that reason; Drained may come later.
+func (h *Hub) Ended(a AttachConfig) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return (a.Stdout == nil || !h.open["stdout"]) && (a.Stderr == nil || h.cfg.TTY || !h.open["stderr"])
+}
+
 // Drained is closed when the output streams have ended and are logged.
 func (h *Hub) Drained() <-chan struct{} { return h.drained }
 
