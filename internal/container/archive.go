@@ -87,13 +87,16 @@ func (s *Service) mountStopped(ctx context.Context, c *Container, r Record) (_ *
 		return nil, err
 	}
 	var binds []fsview.Bind
-	for _, m := range r.Mounts {
+	for i, m := range r.Mounts {
 		b := fsview.Bind{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
 		switch m.Type {
 		case mount.TypeVolume:
 			b.Source, err = s.d.Volumes.Mount(ctx, m.Name, r.ID)
 			if err == nil && m.Subpath != "" {
-				b.Source, err = subpath(b.Source, m.Subpath)
+				var release func()
+				if b.Source, release, err = s.holdSubpath(r.ID, i, b.Source, m.Subpath); err == nil {
+					defer release() // the view has its own copy of the mount by then
+				}
 			}
 			if err != nil {
 				return nil, err

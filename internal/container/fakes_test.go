@@ -475,7 +475,7 @@ func (p volumesPort) with(call, name string, f func(*fakeVolume)) error {
 }
 
 func (p volumesPort) Mount(_ context.Context, name, id string) (string, error) {
-	return "/vols/" + name, p.with("volumes.mount", name, func(v *fakeVolume) { v.mounts[id] = true })
+	return filepath.Join(p.m.root, "vol", name), p.with("volumes.mount", name, func(v *fakeVolume) { v.mounts[id] = true })
 }
 
 func (p volumesPort) Unmount(_ context.Context, name, id string) error {

@@ -19,7 +19,7 @@ var moves = map[Phase][]Phase{
 	Starting:   {Running, Created, Exited, Restarting},
 	Running:    {Paused, Stopping, Exited, Restarting, Removing},
 	Paused:     {Running, Stopping, Exited, Restarting, Removing},
-	Stopping:   {Running, Exited, Restarting, Removing},
+	Stopping:   {Running, Paused, Exited, Restarting, Removing},
 	Exited:     {Starting, Removing},
 	Restarting: {Starting, Exited, Removing},
 	Removing:   {Dead},

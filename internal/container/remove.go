@@ -2,8 +2,8 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -27,29 +27,47 @@ func (s *Service) Remove(ctx context.Context, name string, o RemoveOptions) erro
 	if r.Phase == Removing {
 		return conflict("removal of container %s is already in progress", name)
 	}
-	if r.Phase.running() {
-		if !o.Force {
-			return fmt.Errorf("cannot remove container %q: %w", name, errStillRuns(&r))
-		}
-		if err := s.kill(ctx, c); err != nil {
-			return fmt.Errorf("cannot remove container %q: could not kill container: %w", name, err)
-		}
+	if r.Phase.running() && !o.Force {
+		return fmt.Errorf("cannot remove container %q: %w", name, errStillRuns(&r))
 	}
+	for try := 0; ; try++ {
+		if o.Force {
+			if err := s.kill(ctx, c); err != nil {
+				return fmt.Errorf("cannot remove container %q: could not kill container: %w", name, err)
+			}
+		}
+		err := s.removeStopped(ctx, c, o.Volumes)
+		// With force, one that was on its way up, or that somebody started
+		// meanwhile, is ended like any other.
+		if errors.As(err, new(stillRuns)) && o.Force && try < forcedRemovals {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("cannot remove container %q: %w", name, err)
+		}
+		return nil
+	}
+}
+
+// forcedRemovals is how often a forced removal kills again what was started
+// under its hands.
+const forcedRemovals = 5
+
+// stillRuns says that a container cannot be removed because it runs.
+type stillRuns struct{ error }
+
+func (e stillRuns) Unwrap() error { return e.error }
+
+func (s *Service) removeStopped(ctx context.Context, c *Container, volumes bool) error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	c.mu.Lock()
-	removed := c.removed
-	c.mu.Unlock()
-	if removed { // by --rm, or by somebody else: it is gone, as asked
+	if c.gone() { // by --rm, or by somebody else: as was asked
 		return nil
 	}
 	if r := c.record(); r.Phase.running() {
-		return fmt.Errorf("cannot remove container %q: %w", name, errStillRuns(&r))
+		return stillRuns{errStillRuns(&r)}
 	}
-	if err := s.remove(ctx, c, o.Volumes); err != nil {
-		return fmt.Errorf("cannot remove container %q: %w", name, err)
-	}
-	return nil
+	return s.remove(ctx, c, volumes)
 }
 
 func errStillRuns(r *Record) error {
@@ -65,11 +83,13 @@ func (s *Service) remove(ctx context.Context, c *Container, volumes bool) error 
 		return err
 	}
 	r := c.record()
-	// The layer goes first, and a record without layer is removed by Restore:
-	// that is intent enough, unless volumes shall go with it.
-	if volumes && slices.ContainsFunc(r.Mounts, func(m Mount) bool { return m.Anonymous }) && !r.HostConfig.AutoRemove {
+	// One with --rm that is found without a process is removed anyway. The intent
+	// of others must be on disk before anything of them goes; where it cannot be,
+	// because the disk is full, removing goes on all the same: it makes room, and
+	// what a crash would leave of it can be removed again.
+	if !r.HostConfig.AutoRemove {
 		if err := s.save(c); err != nil {
-			return err
+			s.d.Log.Warn("removal not recorded", logkey.Container, r.ID, logkey.Err, err)
 		}
 	}
 	s.closeStreams(c)

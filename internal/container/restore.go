@@ -43,7 +43,13 @@ const (
 
 // decideFate compares a record with the machine.
 func decideFate(r *Record, f found) fate {
-	if r.Phase == Removing || r.Phase == Dead || !f.layer {
+	if r.Phase == Removing || r.Phase == Dead {
+		return erase
+	}
+	// Record and layer of a new container are made side by side, and those of one
+	// with --rm go without a note. Any other one without a layer lost it by a
+	// fault outside of us: what it was is kept for its owner to see.
+	if !f.layer && (r.HostConfig.AutoRemove || (r.Phase == Created && r.StartedAt.IsZero())) {
 		return erase
 	}
 	running := f.task != nil && (f.task.Status == TaskRunning || f.task.Status == TaskPaused)
@@ -122,6 +128,9 @@ func (s *Service) restoreOne(ctx context.Context, c *Container, f found) {
 	r := c.record()
 	what := decideFate(&r, f)
 	log := s.d.Log.With(logkey.Container, r.ID)
+	if !f.layer && what != erase {
+		log.Error("writable layer of container is lost")
+	}
 	if what != leave {
 		log.Info("container restored", logkey.From, string(r.Phase), logkey.To, string(what))
 	}
@@ -293,6 +302,7 @@ func (s *Service) sweep(ctx context.Context, known map[string]bool, tasks map[st
 		try(id, "network", s.d.Networks.Leave(ctx, id))
 		try(id, "layer", s.d.Rootfs.Remove(ctx, id))
 	}
+	try("", "sources", s.sweepSources())
 	for _, dir := range []string{s.d.Settings.Dir, s.d.Settings.RunDir} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !os.IsNotExist(err) {

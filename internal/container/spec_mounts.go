@@ -15,7 +15,17 @@ import (
 // bindSource is a mount whose place on the host is known.
 type bindSource struct {
 	Mount
-	Path string // directory or file on the host; empty for tmpfs
+	Path    string // directory or file on the host; empty for tmpfs
+	release func() // takes Path away, where it is there for this mount alone; may be nil
+}
+
+// letGo gives back what the sources hold, once they are mounted.
+func letGo(sources []bindSource) {
+	for _, b := range sources {
+		if b.release != nil {
+			b.release()
+		}
+	}
 }
 
 func systemMounts() []specs.Mount {

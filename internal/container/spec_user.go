@@ -11,6 +11,7 @@ import (
 	"github.com/moby/sys/symlink"
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // inRoot resolves a path of a container to the host path behind it: symbolic
@@ -35,8 +36,38 @@ func openInRoot(root, path string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := dir.Open(rel)
-	return f, errors.Join(err, dir.Close())
+	f, err := openRegular(dir, rel)
+	if cerr := dir.Close(); err == nil && cerr != nil {
+		err = errors.Join(cerr, f.Close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// openRegular opens a file that is one: a pipe would wait for a writer, and
+// opening a device can do anything.
+func openRegular(dir *os.Root, name string) (*os.File, error) {
+	irregular := &os.PathError{Op: "open", Path: name, Err: errors.New("not a regular file")}
+	if st, err := dir.Lstat(name); err != nil {
+		return nil, err
+	} else if !st.Mode().IsRegular() {
+		return nil, irregular
+	}
+	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	// A container that runs may have put another thing in its place.
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = irregular
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // lookupUser finds the user and groups a process shall have, in the

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -193,7 +192,9 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 		in.seccompProfile, err = s.daemonSeccomp()
 		return err
 	})
-	if err := g.Wait(); err != nil {
+	err = g.Wait()
+	defer func() { letGo(in.mounts) }()
+	if err != nil {
 		return 0, err
 	}
 	rec = c.record() // joinNetwork wrote the sandbox
@@ -255,20 +256,21 @@ func (s *Service) daemonSeccomp() (string, error) {
 // mountAll makes every mount of the container reachable on the host.
 func (s *Service) mountAll(ctx context.Context, rec *Record) ([]bindSource, error) {
 	var out []bindSource
-	for _, m := range rec.Mounts {
+	for i, m := range rec.Mounts {
 		b := bindSource{Mount: m}
 		var err error
 		switch m.Type {
 		case mount.TypeVolume:
 			b.Path, err = s.d.Volumes.Mount(ctx, m.Name, rec.ID)
 			if err == nil && m.Subpath != "" {
-				b.Path, err = subpath(b.Path, m.Subpath)
+				b.Path, b.release, err = s.holdSubpath(rec.ID, i, b.Path, m.Subpath)
 			}
 		case mount.TypeBind:
 			b.Path, err = m.Source, s.readyBind(&m)
 		default: // a tmpfs is nowhere on the host
 		}
 		if err != nil {
+			letGo(out)
 			return nil, err
 		}
 		out = append(out, b)
@@ -290,22 +292,6 @@ func (s *Service) readyBind(m *Mount) error {
 		}
 	}
 	return checkPropagation(m.Source, m.Propagation)
-}
-
-// subpath finds a file or directory inside a volume. It must exist, and no
-// link may lead out of the volume.
-func subpath(volume, sub string) (string, error) {
-	p, err := inRoot(volume, sub)
-	if err == nil {
-		_, err = os.Stat(p)
-	}
-	if err != nil {
-		if os.IsNotExist(err) {
-			return "", fault.New(errdefs.ErrInvalidArgument, "cannot access path %s: no such file or directory", filepath.Join(volume, sub))
-		}
-		return "", fmt.Errorf("cannot access subpath %s of volume: %w", sub, err)
-	}
-	return p, nil
 }
 
 // tearDown takes away all that a run has besides its record and layer. Every

@@ -158,7 +158,7 @@ func (s *Service) signal(ctx context.Context, c *Container, sig syscall.Signal, 
 		return nil, nil
 	}
 	c.mu.Lock()
-	exited := c.exited
+	exited, noRestart := c.exited, c.noRestart
 	if stopping {
 		c.noRestart = true
 	}
@@ -168,9 +168,7 @@ func (s *Service) signal(ctx context.Context, c *Container, sig syscall.Signal, 
 		if err := s.to(c, Stopping, "asked to stop", byUser); err != nil {
 			return nil, err
 		}
-		if err := s.saveStopping(c); err != nil {
-			return nil, errors.Join(err, s.to(c, Running, "stop not recorded", nil))
-		}
+		s.saveStopping(c)
 	case !stopping:
 		c.mu.Lock()
 		byUser(&c.rec)
@@ -179,7 +177,10 @@ func (s *Service) signal(ctx context.Context, c *Container, sig syscall.Signal, 
 	err := s.d.Runtime.Kill(ctx, r.ID, "", sig)
 	if err != nil && !errdefs.IsNotFound(err) {
 		if stopping && r.Phase != Stopping {
-			err = errors.Join(err, s.to(c, Running, "signal not sent", nil))
+			err = errors.Join(err, s.to(c, r.Phase, "signal not sent", func(now *Record) { now.StoppedByUser = r.StoppedByUser }))
+			c.mu.Lock()
+			c.noRestart = noRestart
+			c.mu.Unlock()
 		}
 		return nil, fmt.Errorf("Cannot kill container %s: %w", r.ID, err)
 	}
@@ -196,12 +197,17 @@ func (s *Service) signal(ctx context.Context, c *Container, sig syscall.Signal, 
 }
 
 // saveStopping writes the intent to stop. One with --rm needs none: whatever
-// becomes of it, it is removed once it is found without a process.
-func (s *Service) saveStopping(c *Container) error {
-	if c.record().HostConfig.AutoRemove {
-		return nil
+// becomes of it, it is removed once it is found without a process. An intent
+// that cannot be written keeps no container running: it may be the one that
+// filled the disk.
+func (s *Service) saveStopping(c *Container) {
+	r := c.record()
+	if r.HostConfig.AutoRemove {
+		return
 	}
-	return s.save(c)
+	if err := s.save(c); err != nil {
+		s.d.Log.Warn("stop not recorded", logkey.Container, r.ID, logkey.Err, err)
+	}
 }
 
 // Kill sends a signal, SIGKILL by default; that one waits for the end.

@@ -79,7 +79,12 @@ func (s *Service) Rename(ctx context.Context, name, to string) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	r := c.record()
-	if r.Name == strings.TrimPrefix(to, "/") {
+	switch {
+	case c.gone():
+		return fault.New(errdefs.ErrNotFound, "No such container: %s", name)
+	case r.Phase == Removing || r.Phase == Dead:
+		return conflict("container %s is marked for removal and cannot be renamed", r.ID)
+	case r.Name == strings.TrimPrefix(to, "/"):
 		return invalid("Renaming a container with the same name as its current name")
 	}
 	fresh, err := s.reserveName(r.ID, to)
