@@ -85,7 +85,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}{
 		{cfg.Root, 0o700},
 		{cfg.State, 0o711},
-		{cfg.RootfsDir, 0o711},
+		{cfg.RootfsDir, 0o700}, // its paths are in the mount table, and images have set-user-ID programs
 		{s.stateDir("tasks"), 0o711},
 		{s.stateDir("io"), 0o700},
 		{s.stateDir("s"), 0o711},
@@ -93,6 +93,9 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	} {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
 			return nil, fmt.Errorf("make engine directory: %w", err)
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil { // an older one, or another umask
+			return nil, fmt.Errorf("set mode of engine directory: %w", err)
 		}
 	}
 	if err := s.openStores(ctx); err != nil {

@@ -42,8 +42,13 @@ type Resolver func(ctx context.Context, host string) (addr string, err error)
 // New returns the driver for the folder root, which it makes, and finishes
 // removals that an earlier daemon began.
 func New(root string, resolve Resolver) (*Driver, error) {
-	if err := os.MkdirAll(root, 0o701); err != nil {
+	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of local volumes: %w", err)
+	}
+	// Files in volumes have the modes that containers gave them: nobody else on
+	// the host may come that far.
+	if err := os.Chmod(root, 0o700); err != nil {
+		return nil, fmt.Errorf("close folder of local volumes to others: %w", err)
 	}
 	for _, prefix := range []string{newPrefix, gonePrefix} {
 		left, err := filepath.Glob(filepath.Join(root, prefix+"*"))
