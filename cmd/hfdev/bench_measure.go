@@ -239,7 +239,7 @@ func (b *bench) resident(d *testkit.Daemon, names ...string) float64 {
 		if still++; sum != last {
 			still = 0
 		}
-		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // what is measured is that nothing changes over time
+		time.Sleep(50 * time.Millisecond) // what is measured is that nothing changes over time
 		return still > 100, fmt.Sprintf("%d bytes", sum)
 	})
 	return float64(sum)
