@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -16,8 +17,10 @@ import (
 type holder struct {
 	taskapi.TTRPCTaskService
 
-	mu   sync.Mutex            // guards held
-	held map[string][]*os.File // by container and exec ID
+	mu      sync.Mutex            // guards what follows
+	held    map[string][]*os.File // by container and exec ID
+	used    bool                  // a task was asked for
+	retired bool                  // and none will be made any more
 }
 
 func newHolder(inner taskapi.TTRPCTaskService) *holder {
@@ -30,8 +33,29 @@ func (h *holder) RegisterTTRPC(s *ttrpc.Server) error {
 	return nil
 }
 
+// retire refuses tasks from now on, unless one was made. It tells which.
+func (h *holder) retire() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.retired = !h.used
+	return h.retired
+}
+
+func (h *holder) use() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.retired {
+		return errors.New("the daemon that started this shim is gone")
+	}
+	h.used = true
+	return nil
+}
+
 // Create holds the main process's outputs.
 func (h *holder) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if err := h.use(); err != nil {
+		return nil, err
+	}
 	key := processKey(r.GetID(), "")
 	if err := h.hold(key, r.GetStdout(), r.GetStderr()); err != nil {
 		return nil, err

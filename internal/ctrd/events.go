@@ -8,25 +8,27 @@ import (
 	"net"
 	"os"
 
+	eventtypes "github.com/containerd/containerd/api/events"
 	eventsapi "github.com/containerd/containerd/api/services/ttrpc/events/v1"
-	"github.com/containerd/containerd/v2/core/events"
-	"github.com/containerd/containerd/v2/core/events/exchange"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"github.com/containerd/typeurl/v2"
 	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
-// eventServer is the socket to which shims report exits and out-of-memory kills.
+// eventServer is the socket to which shims report out-of-memory kills. The ends
+// of processes they are asked for.
 type eventServer struct {
 	srv  *ttrpc.Server
 	done chan error
 }
 
-func serveEvents(ctx context.Context, path string, ex *exchange.Exchange, log *slog.Logger) (*eventServer, error) {
+func serveEvents(ctx context.Context, path string, oom func(id string), log *slog.Logger) (*eventServer, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove stale event socket: %w", err)
 	}
@@ -41,7 +43,7 @@ func serveEvents(ctx context.Context, path string, ex *exchange.Exchange, log *s
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make event server: %w", err), l.Close())
 	}
-	eventsapi.RegisterTTRPCEventsService(srv, forwarder{ex})
+	eventsapi.RegisterTTRPCEventsService(srv, forwarder{oom})
 	e := &eventServer{srv: srv, done: make(chan error, 1)}
 	go func() {
 		err := srv.Serve(context.WithoutCancel(ctx), l)
@@ -60,19 +62,16 @@ func (e *eventServer) close() error {
 	return errors.Join(err, <-e.done)
 }
 
-type forwarder struct{ ex *exchange.Exchange }
+type forwarder struct{ oom func(id string) }
 
 // Forward implements the shims' event service.
-func (f forwarder) Forward(ctx context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
-	env := r.GetEnvelope()
-	err := f.ex.Forward(ctx, &events.Envelope{
-		Timestamp: env.GetTimestamp().AsTime(),
-		Namespace: env.GetNamespace(),
-		Topic:     env.GetTopic(),
-		Event:     env.GetEvent(),
-	})
+func (f forwarder) Forward(_ context.Context, r *eventsapi.ForwardRequest) (*emptypb.Empty, error) {
+	v, err := typeurl.UnmarshalAny(r.GetEnvelope().GetEvent())
 	if err != nil {
-		return nil, errgrpc.ToGRPC(err)
+		return nil, errgrpc.ToGRPC(fmt.Errorf("event not understood: %w: %w", err, errdefs.ErrInvalidArgument))
+	}
+	if e, ok := v.(*eventtypes.TaskOOM); ok {
+		f.oom(e.GetContainerID())
 	}
 	return &emptypb.Empty{}, nil
 }
@@ -108,9 +107,6 @@ func (h slogHook) Fire(e *logrus.Entry) error {
 	case logrus.WarnLevel:
 		level = slog.LevelWarn
 	case logrus.InfoLevel, logrus.DebugLevel, logrus.TraceLevel:
-	}
-	if e.Message == "copy shim log" {
-		level = slog.LevelDebug // a shim that ended: its log pipe was closed under the reader
 	}
 	attrs := make([]any, 0, 2*len(e.Data)+2)
 	attrs = append(attrs, logkey.Text, e.Message)

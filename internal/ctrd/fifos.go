@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	ctdruntime "github.com/containerd/containerd/v2/core/runtime"
-
 	"holdfast.dev/holdfast/internal/container"
 )
 
@@ -17,10 +15,15 @@ import (
 // we are away, and the shim keeps their ends open, so nothing in them is lost.
 type fifos struct{ dir string }
 
-// pipes are our ends.
+// pipes are our ends, and where the shim finds the others.
 type pipes struct {
-	io      ctdruntime.IO
+	io      paths
 	streams container.Streams
+}
+
+type paths struct {
+	Stdin, Stdout, Stderr string
+	Terminal              bool
 }
 
 // prepare makes the fifos where they are missing and opens the ends that we
@@ -31,7 +34,7 @@ func (f fifos) prepare(id, exec string, stdin, terminal bool) (_ *pipes, err err
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make stream directory: %w", err)
 	}
-	p := &pipes{io: ctdruntime.IO{Terminal: terminal}}
+	p := &pipes{io: paths{Terminal: terminal}}
 	defer func() {
 		if err != nil {
 			p.close()

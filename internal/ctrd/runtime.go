@@ -4,22 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
-	"strings"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
-	ctdruntime "github.com/containerd/containerd/v2/core/runtime"
-	runtimev2 "github.com/containerd/containerd/v2/core/runtime/v2"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
 
+	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/container"
 )
 
@@ -28,27 +28,21 @@ const forceLimit = 10 * time.Second
 
 // Runtime runs processes through shims. It implements container.Runtime.
 type Runtime struct {
-	tasks   *runtimev2.TaskManager
-	shim    string
-	options typeurl.Any
+	shims   shims
+	options *anypb.Any
 	fifos   fifos
-	watch   *watcher
+	queue   *queue
+	log     *slog.Logger
+	follows sync.WaitGroup
 
-	mu    sync.Mutex          // guards exits
-	exits map[procKey]exitRec // ended processes that nobody deleted yet
-}
-
-type procKey struct{ container, exec string }
-
-type exitRec struct {
-	pid  int
-	exit container.Exit
+	mu    sync.Mutex // guards tasks
+	tasks map[string]*task
 }
 
 var _ container.Runtime = (*Runtime)(nil)
 
-func newRuntime(ctx context.Context, s *Server) (*Runtime, error) {
-	opts, err := typeurl.MarshalAny(&options.Options{
+func newRuntime(s *Server) (*Runtime, error) {
+	opts, err := typeurl.MarshalAnyToProto(&options.Options{
 		BinaryName:    s.cfg.RuncPath,
 		Root:          s.stateDir("runc"),
 		SystemdCgroup: s.cfg.SystemdCgroup,
@@ -57,92 +51,173 @@ func newRuntime(ctx context.Context, s *Server) (*Runtime, error) {
 		return nil, fmt.Errorf("encode runtime options: %w", err)
 	}
 	r := &Runtime{
-		tasks:   s.tasks,
-		shim:    s.cfg.ShimPath,
+		shims: shims{
+			program: s.cfg.ShimPath,
+			mark:    s.noAddress(),
+			events:  s.stateDir("events.sock"),
+			bundles: filepath.Join(s.stateDir("tasks"), Namespace),
+			sockets: s.stateDir("s"),
+			log:     s.cfg.Log,
+		},
 		options: opts,
 		fifos:   fifos{dir: s.stateDir("io")},
-		exits:   map[procKey]exitRec{},
+		queue:   newQueue(),
+		log:     s.cfg.Log,
+		tasks:   map[string]*task{},
 	}
-	r.watch = newWatcher(ctx, s.events, r.sawExit, s.cfg.Log)
-	return r, r.sweepFifos(ctx)
+	if err := os.MkdirAll(r.shims.bundles, 0o711); err != nil {
+		return nil, fmt.Errorf("make directory for bundles: %w", err)
+	}
+	return r, r.shims.open()
 }
 
-func (r *Runtime) close() { r.watch.close() }
-
-func in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, Namespace) }
-
-// sweepFifos removes the fifos of containers that have no task.
-func (r *Runtime) sweepFifos(ctx context.Context) error {
-	ids, err := r.fifos.containers()
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if _, err := r.tasks.Get(in(ctx), id); errdefs.IsNotFound(err) {
-			if err := r.fifos.remove(id); err != nil {
-				return err
-			}
+// close lets go of the shims; they and their containers go on.
+func (r *Runtime) close() error {
+	r.mu.Lock()
+	var errs []error
+	for _, t := range r.tasks {
+		t.leave()
+		if t.shim != nil {
+			errs = append(errs, t.shim.conn.Close())
 		}
 	}
-	return nil
+	r.mu.Unlock()
+	r.follows.Wait()
+	r.queue.close()
+	return errors.Join(append(errs, r.shims.close())...)
 }
+
+func in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, Namespace) }
 
 // Create implements container.Runtime.
 func (r *Runtime) Create(ctx context.Context, c container.TaskConfig) (_ int, _ container.Streams, err error) {
 	if c.Runtime != "" && c.Runtime != "runc" && c.Runtime != "io.containerd.runc.v2" {
 		return 0, container.Streams{}, fmt.Errorf("unknown runtime %q: %w", c.Runtime, errdefs.ErrInvalidArgument)
 	}
-	spec, err := typeurl.MarshalAny(c.Spec)
-	if err != nil {
-		return 0, container.Streams{}, fmt.Errorf("encode spec of container %s: %w", c.ID, err)
+	t := newTask(c.ID)
+	r.mu.Lock()
+	_, exists := r.tasks[c.ID]
+	if !exists {
+		r.tasks[c.ID] = t
 	}
-	r.forget(procKey{container: c.ID})
+	r.mu.Unlock()
+	if exists {
+		return 0, container.Streams{}, fmt.Errorf("task %s: %w", c.ID, errdefs.ErrAlreadyExists)
+	}
 	p, err := r.fifos.prepare(c.ID, "", c.OpenStdin, c.Terminal)
 	if err != nil {
+		r.forget(t)
 		return 0, container.Streams{}, err
 	}
-	defer func() {
-		if err != nil {
-			p.close()
-			err = errors.Join(err, r.fifos.remove(c.ID))
-		}
-	}()
-	task, err := r.tasks.Create(in(ctx), c.ID, ctdruntime.CreateOpts{
-		Spec:           spec,
-		IO:             p.io,
-		RuntimeOptions: r.options,
-		TaskOptions:    r.options,
-		Runtime:        r.shim,
+	pid, err := r.create(ctx, t, c.Spec, p)
+	if err != nil {
+		p.close()
+		r.forget(t)
+		return 0, container.Streams{}, errors.Join(err, r.fifos.remove(c.ID))
+	}
+	return pid, p.streams, nil
+}
+
+// create starts the shim and has it make the task; what it made it undoes.
+func (r *Runtime) create(ctx context.Context, t *task, spec *specs.Spec, p *pipes) (_ int, err error) {
+	h, err := r.shims.launch(ctx, t.id, spec)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := h.api.Create(in(ctx), &taskapi.CreateTaskRequest{
+		ID: t.id, Bundle: r.shims.bundle(t.id), Options: r.options,
+		Stdin: p.io.Stdin, Stdout: p.io.Stdout, Stderr: p.io.Stderr, Terminal: p.io.Terminal,
 	})
 	if err != nil {
-		return 0, container.Streams{}, err
+		err = r.shims.quoteLog(t.id, fromShim(err))
+		return 0, errors.Join(err, r.shims.shutdown(ctx, t.id, h), r.shims.discard(t.id))
 	}
-	pid, err := task.PID(in(ctx))
+	pid := int(resp.GetPid())
+	t.shim = h
+	main, _ := t.add("", pid)
+	t.aim(main)
+	t.cgroup, err = saveCgroup(pid, r.shims.bundle(t.id))
 	if err == nil {
 		err = p.openStdin()
 	}
+	r.follow(t, main)
 	if err != nil {
-		return 0, container.Streams{}, errors.Join(err, r.Delete(context.WithoutCancel(ctx), c.ID, true))
+		return 0, errors.Join(err, r.Delete(context.WithoutCancel(ctx), t.id, true))
 	}
-	return int(pid), p.streams, nil
+	return pid, nil
+}
+
+// follow waits for the end of a process and tells it. A shim answers each of
+// these calls once; if its connection ends instead, it is dead, and so are the
+// processes it held.
+func (r *Runtime) follow(t *task, p *process) {
+	r.follows.Go(func() {
+		resp, err := t.shim.api.Wait(in(context.Background()), &taskapi.WaitRequest{ID: t.id, ExecID: p.exec})
+		if err = fromShim(err); err == nil {
+			r.ended(t, p, container.Exit{Code: int(resp.GetExitStatus()), At: resp.GetExitedAt().AsTime()})
+			return
+		}
+		if t.left() || p.ended() {
+			return
+		}
+		if !lost(t.shim) {
+			// Deleted, so it had ended: whoever deleted it knew how.
+			t.finish(p, container.Exit{At: time.Now()})
+			return
+		}
+		t.burial.Do(func() { t.end = r.shims.bury(context.Background(), t.id) })
+		r.ended(t, p, t.end)
+	})
+}
+
+// lost tells whether the connection to a shim has ended.
+func lost(h *shim) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), shimLimit)
+	defer cancel()
+	_, err := h.api.Connect(in(ctx), &taskapi.ConnectRequest{})
+	return err != nil
+}
+
+// ended notes how a process ended and tells it, once.
+func (r *Runtime) ended(t *task, p *process, e container.Exit) {
+	if p.exec == "" && t.cgroup.oomKilled() {
+		r.sawOOM(t) // its own report may be late
+	}
+	if t.finish(p, e) {
+		r.queue.put(container.TaskEvent{Container: t.id, Exec: p.exec, Kind: container.TaskExited, Pid: p.pid, Exit: e})
+	}
+}
+
+// oomOf is called where a shim reports that the kernel killed for memory.
+func (r *Runtime) oomOf(id string) {
+	if t, err := r.task(id); err == nil {
+		r.sawOOM(t)
+	}
+}
+
+func (r *Runtime) sawOOM(t *task) {
+	if t.sawOOM() {
+		r.queue.put(container.TaskEvent{Container: t.id, Kind: container.TaskOOM})
+	}
 }
 
 // Start implements container.Runtime.
 func (r *Runtime) Start(ctx context.Context, id string) error {
-	t, err := r.task(ctx, id)
+	t, err := r.live(id)
 	if err != nil {
 		return err
 	}
-	return gone(t.Start(in(ctx)))
+	_, err = t.shim.api.Start(in(ctx), &taskapi.StartRequest{ID: id})
+	return r.shims.quoteLog(id, fromShim(err))
 }
 
 // Exec implements container.Runtime.
 func (r *Runtime) Exec(ctx context.Context, c container.ExecConfig) (_ int, _ container.Streams, err error) {
-	t, err := r.task(ctx, c.Container)
+	t, err := r.live(c.Container)
 	if err != nil {
 		return 0, container.Streams{}, err
 	}
-	spec, err := typeurl.MarshalAny(c.Process)
+	spec, err := typeurl.MarshalAnyToProto(c.Process)
 	if err != nil {
 		return 0, container.Streams{}, fmt.Errorf("encode process of exec %s: %w", c.ID, err)
 	}
@@ -156,32 +231,32 @@ func (r *Runtime) Exec(ctx context.Context, c container.ExecConfig) (_ int, _ co
 			err = errors.Join(err, undo[i]())
 		}
 	}()
-	proc, err := t.Exec(in(ctx), c.ID, ctdruntime.ExecOpts{Spec: typeurl.MarshalProto(spec), IO: p.io})
-	if err != nil {
-		return 0, container.Streams{}, gone(err)
-	}
-	undo = append(undo, func() error {
-		if _, err := proc.Delete(in(context.WithoutCancel(ctx))); err != nil && !errdefs.IsNotFound(gone(err)) {
-			return err
-		}
-		return nil
+	_, err = t.shim.api.Exec(in(ctx), &taskapi.ExecProcessRequest{
+		ID: c.Container, ExecID: c.ID, Spec: spec,
+		Stdin: p.io.Stdin, Stdout: p.io.Stdout, Stderr: p.io.Stderr, Terminal: p.io.Terminal,
 	})
-	if err := proc.Start(in(ctx)); err != nil {
-		return 0, container.Streams{}, gone(err)
+	if err != nil {
+		return 0, container.Streams{}, fromShim(err)
 	}
-	st, err := proc.State(in(ctx))
+	undo = append(undo, func() error { return r.deleteExec(context.WithoutCancel(ctx), t, c.ID) })
+	resp, err := t.shim.api.Start(in(ctx), &taskapi.StartRequest{ID: c.Container, ExecID: c.ID})
 	if err == nil {
 		err = p.openStdin()
 	}
 	if err != nil {
-		return 0, container.Streams{}, gone(err)
+		return 0, container.Streams{}, fromShim(err)
 	}
-	return int(st.Pid), p.streams, nil
+	pid := int(resp.GetPid())
+	if proc, fresh := t.add(c.ID, pid); fresh {
+		t.aim(proc)
+		r.follow(t, proc)
+	}
+	return pid, p.streams, nil
 }
 
 // Reattach implements container.Runtime.
 func (r *Runtime) Reattach(ctx context.Context, id, exec string, openStdin, terminal bool) (container.Streams, error) {
-	if _, err := r.process(ctx, id, exec); err != nil {
+	if _, _, err := r.process(ctx, id, exec); err != nil {
 		return container.Streams{}, err
 	}
 	p, err := r.fifos.prepare(id, exec, openStdin, terminal)
@@ -195,293 +270,229 @@ func (r *Runtime) Reattach(ctx context.Context, id, exec string, openStdin, term
 	return p.streams, nil
 }
 
-// List implements container.Runtime.
-func (r *Runtime) List(ctx context.Context) (map[string]container.TaskState, error) {
-	tasks, err := r.tasks.Tasks(in(ctx), false)
-	if err != nil {
-		return nil, fmt.Errorf("list tasks: %w", err)
-	}
-	out := make(map[string]container.TaskState, len(tasks))
-	for _, t := range tasks {
-		st, err := r.State(ctx, t.ID(), "")
-		if errdefs.IsNotFound(err) {
-			// Deleted meanwhile, or a shim whose task was never made because the
-			// daemon ended in between.
-			if err := r.Delete(ctx, t.ID(), false); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("ask for the state of task %s: %w", t.ID(), err)
-		}
-		out[t.ID()] = st
-	}
-	return out, nil
-}
-
-// State implements container.Runtime.
-func (r *Runtime) State(ctx context.Context, id, exec string) (container.TaskState, error) {
-	p, err := r.process(ctx, id, exec)
-	if err == nil {
-		var st ctdruntime.State
-		if st, err = p.State(in(ctx)); err == nil {
-			return stateOf(st), nil
-		}
-	}
-	if err = gone(err); errdefs.IsNotFound(err) {
-		if e, ok := r.exit(procKey{id, exec}); ok { // the shim died
-			return container.TaskState{Status: container.TaskStopped, Pid: e.pid, Exit: e.exit}, nil
-		}
-	}
-	return container.TaskState{}, err
-}
-
-func stateOf(st ctdruntime.State) container.TaskState {
-	out := container.TaskState{Pid: int(st.Pid)}
-	switch st.Status {
-	case ctdruntime.CreatedStatus:
-		out.Status = container.TaskCreated
-	case ctdruntime.RunningStatus:
-		out.Status = container.TaskRunning
-	case ctdruntime.PausedStatus, ctdruntime.PausingStatus:
-		out.Status = container.TaskPaused
-	case ctdruntime.StoppedStatus, ctdruntime.DeletedStatus:
-		out.Status = container.TaskStopped
-		out.Exit = container.Exit{Code: int(st.ExitStatus), At: st.ExitedAt}
-	}
-	return out
-}
-
 // Wait implements container.Runtime.
 func (r *Runtime) Wait(ctx context.Context, id, exec string) (container.Exit, error) {
-	p, err := r.process(ctx, id, exec)
-	if err == nil {
-		var e *ctdruntime.Exit
-		if e, err = p.Wait(in(ctx)); err == nil {
-			return container.Exit{Code: int(e.Status), At: e.Timestamp}, nil
-		}
-	}
-	if err = gone(err); !errdefs.IsNotFound(err) {
+	_, p, err := r.process(ctx, id, exec)
+	if err != nil {
 		return container.Exit{}, err
 	}
-	// The shim is gone: its end is announced by an event, or it was.
-	return r.awaitExit(ctx, procKey{id, exec}, err)
+	select {
+	case <-p.done:
+		return p.exit, nil
+	case <-ctx.Done():
+		return container.Exit{}, ctx.Err()
+	}
 }
 
 // Kill implements container.Runtime.
 func (r *Runtime) Kill(ctx context.Context, id, exec string, sig syscall.Signal) error {
-	p, err := r.process(ctx, id, exec)
+	t, p, err := r.process(ctx, id, exec)
 	if err != nil {
 		return err
 	}
-	return gone(p.Kill(in(ctx), uint32(sig), false)) //nolint:gosec // signals are small and positive
+	handled, err := t.signal(p, sig)
+	if handled || err != nil {
+		return err
+	}
+	_, err = t.shim.api.Kill(in(ctx), &taskapi.KillRequest{ID: id, ExecID: exec, Signal: uint32(sig)}) //nolint:gosec // signals are small and positive
+	return fromShim(err)
 }
 
 // Delete implements container.Runtime.
 func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
-	if force {
-		if err := r.end(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+	t, err := r.task(id)
+	if err != nil {
+		return r.fifos.remove(id) // of a task that was never made
+	}
+	if main, ok := t.known(""); force && ok && !main.ended() {
+		if err := r.kill(ctx, t, main); err != nil {
 			return err
 		}
 	}
-	_, err := r.tasks.Delete(in(ctx), id)
-	if err = gone(err); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("delete task %s: %w", id, err)
+	if t.shim != nil && !r.buried(t) {
+		_, err := t.shim.api.Delete(in(ctx), &taskapi.DeleteRequest{ID: id})
+		if err = fromShim(err); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("delete task %s: %w", id, err)
+		}
+		t.leave()
+		if err := r.shims.shutdown(ctx, id, t.shim); err != nil {
+			r.log.Warn("shim not ended", logkey.Container, id, logkey.Err, err)
+		}
 	}
-	r.forgetAll(id)
-	return r.fifos.remove(id)
+	if err := errors.Join(r.shims.discard(id), r.fifos.remove(id)); err != nil {
+		return fmt.Errorf("remove files of task %s: %w", id, err)
+	}
+	r.forget(t)
+	return nil
 }
 
-// end kills the main process and everything beside it, and waits.
-func (r *Runtime) end(ctx context.Context, id string) error {
-	t, err := r.task(ctx, id)
-	if err != nil {
-		return err
+// buried tells whether a task's shim died and what it left is cleared away.
+func (r *Runtime) buried(t *task) bool {
+	buried := true
+	t.burial.Do(func() { buried = false })
+	return buried
+}
+
+// kill ends the main process and everything beside it, and waits.
+func (r *Runtime) kill(ctx context.Context, t *task, main *process) error {
+	_, err := t.shim.api.Kill(in(ctx), &taskapi.KillRequest{ID: t.id, Signal: uint32(syscall.SIGKILL), All: true})
+	if err = fromShim(err); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("kill task %s: %w", t.id, err)
 	}
-	if err := gone(t.Kill(in(ctx), uint32(syscall.SIGKILL), true)); err != nil {
-		return err
+	limit := time.NewTimer(forceLimit)
+	defer limit.Stop()
+	select {
+	case <-main.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-limit.C:
+		return fmt.Errorf("the killed process %d of task %s does not end: %w", main.pid, t.id, errdefs.ErrUnavailable)
 	}
-	ctx, cancel := context.WithTimeout(ctx, forceLimit)
-	defer cancel()
-	_, err = r.Wait(ctx, id, "")
-	return err
 }
 
 // DeleteExec implements container.Runtime.
 func (r *Runtime) DeleteExec(ctx context.Context, id, exec string) error {
-	p, err := r.execProcess(ctx, id, exec)
-	if err == nil {
-		_, err = p.Delete(in(ctx))
+	if t, err := r.live(id); err == nil {
+		if err := r.deleteExec(ctx, t, exec); err != nil {
+			return err
+		}
+		t.forget(exec)
 	}
-	if err = gone(err); err != nil && !errdefs.IsNotFound(err) {
+	return r.fifos.removeExec(id, exec)
+}
+
+func (r *Runtime) deleteExec(ctx context.Context, t *task, exec string) error {
+	_, err := t.shim.api.Delete(in(ctx), &taskapi.DeleteRequest{ID: t.id, ExecID: exec})
+	if err = fromShim(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("delete exec %s: %w", exec, err)
 	}
-	r.forget(procKey{id, exec})
-	return r.fifos.removeExec(id, exec)
+	return nil
 }
 
 // CloseStdin implements container.Runtime.
 func (r *Runtime) CloseStdin(ctx context.Context, id, exec string) error {
-	p, err := r.process(ctx, id, exec)
+	t, err := r.live(id)
 	if err != nil {
 		return err
 	}
-	return gone(p.CloseIO(in(ctx)))
+	_, err = t.shim.api.CloseIO(in(ctx), &taskapi.CloseIORequest{ID: id, ExecID: exec, Stdin: true})
+	return fromShim(err)
 }
 
 // Resize implements container.Runtime.
 func (r *Runtime) Resize(ctx context.Context, id, exec string, width, height uint32) error {
-	p, err := r.process(ctx, id, exec)
+	t, err := r.live(id)
 	if err != nil {
 		return err
 	}
-	return gone(p.ResizePty(in(ctx), ctdruntime.ConsoleSize{Width: width, Height: height}))
+	_, err = t.shim.api.ResizePty(in(ctx), &taskapi.ResizePtyRequest{ID: id, ExecID: exec, Width: width, Height: height})
+	return fromShim(err)
 }
 
 // Pause implements container.Runtime.
 func (r *Runtime) Pause(ctx context.Context, id string) error {
-	t, err := r.task(ctx, id)
+	t, err := r.live(id)
 	if err != nil {
 		return err
 	}
-	return gone(t.Pause(in(ctx)))
+	t.setPaused(true)
+	_, err = t.shim.api.Pause(in(ctx), &taskapi.PauseRequest{ID: id})
+	if err != nil {
+		t.setPaused(false)
+	}
+	return fromShim(err)
 }
 
 // Resume implements container.Runtime.
 func (r *Runtime) Resume(ctx context.Context, id string) error {
-	t, err := r.task(ctx, id)
+	t, err := r.live(id)
 	if err != nil {
 		return err
 	}
-	return gone(t.Resume(in(ctx)))
+	_, err = t.shim.api.Resume(in(ctx), &taskapi.ResumeRequest{ID: id})
+	if err == nil {
+		t.setPaused(false)
+	}
+	return fromShim(err)
 }
 
 // Update implements container.Runtime.
 func (r *Runtime) Update(ctx context.Context, id string, res *specs.LinuxResources) error {
-	t, err := r.task(ctx, id)
+	t, err := r.live(id)
 	if err != nil {
 		return err
 	}
-	a, err := typeurl.MarshalAny(res)
+	a, err := typeurl.MarshalAnyToProto(res)
 	if err != nil {
-		return fmt.Errorf("encode resources: %w", err)
+		return fmt.Errorf("encode resources of task %s: %w", id, err)
 	}
-	return gone(t.Update(in(ctx), &types.Any{TypeUrl: a.GetTypeUrl(), Value: a.GetValue()}, nil))
+	_, err = t.shim.api.Update(in(ctx), &taskapi.UpdateTaskRequest{ID: id, Resources: a})
+	return fromShim(err)
 }
 
 // Pids implements container.Runtime.
-func (r *Runtime) Pids(ctx context.Context, id string) ([]int, error) {
-	t, err := r.task(ctx, id)
+func (r *Runtime) Pids(_ context.Context, id string) ([]int, error) {
+	t, err := r.live(id)
 	if err != nil {
 		return nil, err
 	}
-	infos, err := t.Pids(in(ctx))
-	if err != nil {
-		return nil, gone(err)
+	pids, err := t.cgroup.pids()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound) // it has ended
 	}
-	out := make([]int, len(infos))
-	for i, p := range infos {
-		out[i] = int(p.Pid)
-	}
-	return out, nil
+	return pids, err
 }
 
 // Events implements container.Runtime.
-func (r *Runtime) Events(ctx context.Context) <-chan container.TaskEvent { return r.watch.events(ctx) }
+func (r *Runtime) Events(ctx context.Context) <-chan container.TaskEvent { return r.queue.events(ctx) }
 
-func (r *Runtime) task(ctx context.Context, id string) (ctdruntime.Task, error) {
-	t, err := r.tasks.Get(in(ctx), id)
-	return t, gone(err)
-}
-
-func (r *Runtime) process(ctx context.Context, id, exec string) (ctdruntime.Process, error) {
-	if exec == "" {
-		return r.task(ctx, id)
+func (r *Runtime) task(id string) (*task, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t, ok := r.tasks[id]; ok {
+		return t, nil
 	}
-	return r.execProcess(ctx, id, exec)
+	return nil, fmt.Errorf("task %s: %w", id, errdefs.ErrNotFound)
 }
 
-func (r *Runtime) execProcess(ctx context.Context, id, exec string) (ctdruntime.ExecProcess, error) {
-	t, err := r.task(ctx, id)
+// live is a task whose shim can be called.
+func (r *Runtime) live(id string) (*task, error) {
+	t, err := r.task(id)
+	if err == nil && t.shim == nil {
+		err = fmt.Errorf("shim of task %s: %w", id, errdefs.ErrNotFound)
+	}
+	return t, err
+}
+
+// process finds a process, also one that an earlier daemon started.
+func (r *Runtime) process(ctx context.Context, id, exec string) (*task, *process, error) {
+	t, err := r.task(id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	p, err := t.Process(in(ctx), exec)
-	return p, gone(err)
+	if p, ok := t.known(exec); ok {
+		return t, p, nil
+	}
+	if t.shim == nil || exec == "" {
+		return nil, nil, fmt.Errorf("process %q of task %s: %w", exec, id, errdefs.ErrNotFound)
+	}
+	st, err := t.shim.api.State(in(ctx), &taskapi.StateRequest{ID: id, ExecID: exec})
+	if err != nil {
+		return nil, nil, fromShim(err)
+	}
+	p, fresh := t.add(exec, int(st.GetPid()))
+	if fresh {
+		r.follow(t, p)
+	}
+	return t, p, nil
 }
 
-// gone gives the errors that mean "there is no such process" their class: a
-// closed connection is a shim that died, and its processes with it. Containerd
-// keeps only the text of that error in most calls.
-func gone(err error) error {
-	switch {
-	case err == nil, errdefs.IsNotFound(err):
-		return err
-	case errors.Is(err, ttrpc.ErrClosed), strings.HasSuffix(err.Error(), ttrpc.ErrClosed.Error()),
-		errors.Is(err, syscall.ESRCH), errors.Is(err, os.ErrProcessDone):
-		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
-	}
-	return err
-}
-
-// sawExit keeps how a process ended until it is deleted. It reports false for
-// an end that is known already: shims and their overseer may both tell.
-func (r *Runtime) sawExit(k procKey, pid int, e container.Exit) bool {
+func (r *Runtime) forget(t *task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, known := r.exits[k]; known {
-		return false
+	if r.tasks[t.id] == t {
+		delete(r.tasks, t.id)
 	}
-	r.exits[k] = exitRec{pid: pid, exit: e}
-	return true
-}
-
-func (r *Runtime) exit(k procKey) (exitRec, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e, ok := r.exits[k]
-	return e, ok
-}
-
-func (r *Runtime) forget(k procKey) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.exits, k)
-}
-
-func (r *Runtime) forgetAll(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k := range r.exits {
-		if k.container == id {
-			delete(r.exits, k)
-		}
-	}
-}
-
-// awaitExit waits a moment for the announcement of an end whose shim is gone.
-func (r *Runtime) awaitExit(ctx context.Context, k procKey, notFound error) (container.Exit, error) {
-	deadline := time.NewTimer(forceLimit)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if e, ok := r.exit(k); ok {
-			return e.exit, nil
-		}
-		if _, err := r.tasks.Get(in(ctx), k.container); errdefs.IsNotFound(err) {
-			if e, ok := r.exit(k); ok {
-				return e.exit, nil
-			}
-			return container.Exit{}, notFound
-		}
-		select {
-		case <-ctx.Done():
-			return container.Exit{}, ctx.Err()
-		case <-deadline.C:
-			return container.Exit{}, notFound
-		case <-tick.C:
-		}
-	}
+	t.forget("")
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/events/exchange"
 	"github.com/containerd/containerd/v2/core/metadata"
-	runtimev2 "github.com/containerd/containerd/v2/core/runtime/v2"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
@@ -58,7 +57,6 @@ type Server struct {
 	snaps    snapshots.Snapshotter // through the metadata store
 	closers  []func() error
 	client   *client.Client
-	tasks    *runtimev2.TaskManager
 	collect  *collector
 	runtime  *Runtime
 	rootfs   *Rootfs
@@ -89,7 +87,6 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		{s.stateDir("tasks"), 0o711},
 		{s.stateDir("io"), 0o700},
 		{s.stateDir("s"), 0o711},
-		{s.workDir(), 0o711},
 	} {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
 			return nil, fmt.Errorf("make engine directory: %w", err)
@@ -108,7 +105,6 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 }
 
 func (s *Server) stateDir(name string) string { return filepath.Join(s.cfg.State, name) }
-func (s *Server) workDir() string             { return filepath.Join(s.cfg.Root, "tasks") }
 
 func (s *Server) openStores(ctx context.Context) error {
 	content, err := local.NewStore(filepath.Join(s.cfg.Root, "content"))
@@ -180,32 +176,16 @@ type differ struct {
 
 func (s *Server) openTasks(ctx context.Context) error {
 	var err error
-	if s.eventsrv, err = serveEvents(ctx, s.stateDir("events.sock"), s.events, s.cfg.Log); err != nil {
+	if s.runtime, err = newRuntime(s); err != nil {
 		return err
 	}
-	shims, err := runtimev2.NewShimManager(&runtimev2.ManagerConfig{
-		Store:        bundleStore{dir: filepath.Join(s.stateDir("tasks"), Namespace), shim: s.cfg.ShimPath},
-		SandboxStore: keepShims{metadata.NewSandboxStore(s.meta)},
-		Events:       s.events,
-		Address:      s.noAddress(),
-		TTRPCAddress: s.stateDir("events.sock"),
-		SocketDir:    s.stateDir("s"),
-	})
-	if err != nil {
-		return fmt.Errorf("make shim manager: %w", err)
-	}
-	s.tasks, err = runtimev2.NewTaskManager(ctx, s.workDir(), s.stateDir("tasks"), shims)
-	if err != nil {
-		return fmt.Errorf("adopt running tasks: %w", err)
-	}
-	if err := s.sweepShims(ctx); err != nil {
+	if s.eventsrv, err = serveEvents(ctx, s.stateDir("events.sock"), s.runtime.oomOf, s.cfg.Log); err != nil {
 		return err
 	}
-	if err := s.sweepSockets(); err != nil {
+	if err := s.runtime.adopt(ctx); err != nil {
 		return err
 	}
-	s.runtime, err = newRuntime(ctx, s)
-	return err
+	return s.sweepShims()
 }
 
 // noAddress is the gRPC address that shims are told. Nobody listens there and
@@ -238,7 +218,7 @@ func (s *Server) RuncVersion(ctx context.Context) (string, error) {
 func (s *Server) Close() error {
 	var errs []error
 	if s.runtime != nil {
-		s.runtime.close()
+		errs = append(errs, s.runtime.close())
 	}
 	if s.eventsrv != nil {
 		errs = append(errs, s.eventsrv.close())

@@ -9,22 +9,23 @@ import (
 
 	v1 "github.com/containerd/cgroups/v3/cgroup1/stats"
 	v2 "github.com/containerd/cgroups/v3/cgroup2/stats"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/typeurl/v2"
 	"github.com/moby/moby/api/types/container"
 )
 
 // Stats implements container.Runtime.
 func (r *Runtime) Stats(ctx context.Context, id string) (container.StatsResponse, error) {
-	t, err := r.task(ctx, id)
+	t, err := r.live(id)
 	if err != nil {
 		return container.StatsResponse{}, err
 	}
-	a, err := t.Stats(in(ctx))
+	resp, err := t.shim.api.Stats(in(ctx), &taskapi.StatsRequest{ID: id})
 	if err != nil {
-		return container.StatsResponse{}, gone(err)
+		return container.StatsResponse{}, fromShim(err)
 	}
 	read := time.Now()
-	m, err := typeurl.UnmarshalAny(a)
+	m, err := typeurl.UnmarshalAny(resp.GetStats())
 	if err != nil {
 		return container.StatsResponse{}, fmt.Errorf("decode statistics of container %s: %w", id, err)
 	}

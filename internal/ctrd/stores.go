@@ -3,14 +3,10 @@ package ctrd
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 
-	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
-	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
@@ -101,49 +97,4 @@ func (s namespaceStore) List(ctx context.Context) (out []string, err error) {
 
 func (s namespaceStore) Delete(ctx context.Context, ns string, opts ...namespaces.DeleteOpts) error {
 	return s.m.Update(func(tx *bolt.Tx) error { return metadata.NewNamespaceStore(tx).Delete(ctx, ns, opts...) })
-}
-
-// bundleStore answers the task manager's questions about containers from the
-// bundles on disk: we keep no container objects in containerd.
-type bundleStore struct {
-	dir  string
-	shim string
-}
-
-// Get implements containers.Store.
-func (b bundleStore) Get(_ context.Context, id string) (containers.Container, error) {
-	if _, err := os.Stat(filepath.Join(b.dir, id)); err != nil {
-		return containers.Container{}, fmt.Errorf("container %q has no bundle: %w", id, errdefs.ErrNotFound)
-	}
-	return containers.Container{ID: id, Runtime: containers.RuntimeInfo{Name: b.shim}}, nil
-}
-
-// List implements containers.Store.
-func (bundleStore) List(context.Context, ...string) ([]containers.Container, error) {
-	return nil, errdefs.ErrNotImplemented
-}
-
-// Create implements containers.Store.
-func (bundleStore) Create(context.Context, containers.Container) (containers.Container, error) {
-	return containers.Container{}, errdefs.ErrNotImplemented
-}
-
-// Update implements containers.Store.
-func (bundleStore) Update(context.Context, containers.Container, ...string) (containers.Container, error) {
-	return containers.Container{}, errdefs.ErrNotImplemented
-}
-
-// Delete implements containers.Store.
-func (bundleStore) Delete(context.Context, string) error { return errdefs.ErrNotImplemented }
-
-// keepShims answers, where the task manager asks whether a shim it found
-// belongs to a sandbox, that it does. It would otherwise end every shim without
-// processes at start, and with it the exit code and the last output of a
-// container that ended while we were away. Runtime.List ends those that really
-// have nothing to tell.
-type keepShims struct{ sandbox.Store }
-
-// Get implements sandbox.Store.
-func (keepShims) Get(_ context.Context, id string) (sandbox.Sandbox, error) {
-	return sandbox.Sandbox{ID: id}, nil
 }

@@ -2,16 +2,12 @@ package ctrd
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -21,7 +17,7 @@ import (
 // sweepShims ends shims of ours that no task belongs to: an engine that is
 // killed between starting a shim and noting its address leaves one that nobody
 // will ever talk to. Ours are told by the address they were given.
-func (s *Server) sweepShims(ctx context.Context) error {
+func (s *Server) sweepShims() error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return fmt.Errorf("look for stray shims: %w", err)
@@ -35,36 +31,12 @@ func (s *Server) sweepShims(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		if _, err := s.tasks.Get(in(ctx), id); !errdefs.IsNotFound(err) {
+		if _, err := s.runtime.task(id); !errdefs.IsNotFound(err) {
 			continue
 		}
 		s.cfg.Log.Info("stray shim ended", logkey.Container, id, logkey.Pid, pid)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end stray shim %d: %w", pid, err)
-		}
-	}
-	return nil
-}
-
-// sweepSockets removes what shims that were killed could not: sockets that
-// nobody listens on.
-func (s *Server) sweepSockets() error {
-	entries, err := os.ReadDir(s.stateDir("s"))
-	if err != nil {
-		return fmt.Errorf("look for sockets of ended shims: %w", err)
-	}
-	for _, e := range entries {
-		path := filepath.Join(s.stateDir("s"), e.Name())
-		conn, err := net.DialTimeout("unix", path, time.Second)
-		if err == nil {
-			_ = conn.Close() // nothing was said on it
-			continue
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			continue // busy, or going by itself
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove socket of an ended shim: %w", err)
 		}
 	}
 	return nil
