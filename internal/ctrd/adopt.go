@@ -69,7 +69,7 @@ func (r *Runtime) adoptOne(ctx context.Context, id string) error {
 	} else {
 		t.setPaused(state.Status == container.TaskPaused)
 		t.aim(main)
-		r.follow(t, main)
+		r.follow(ctx, t, main)
 	}
 	r.keep(t)
 	return nil

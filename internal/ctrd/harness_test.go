@@ -129,6 +129,15 @@ func (m *machine) restart() {
 	m.start()
 }
 
+// secondConfig is for an engine beside the first, as after a kill -9 that the
+// first has only just not noticed: the run-time state is shared, the stores,
+// which only one can open, are not.
+func (m *machine) secondConfig(t testing.TB) Config {
+	cfg := m.cfg
+	cfg.Root = t.TempDir()
+	return cfg
+}
+
 func (m *machine) rt() *Runtime { return m.engine.Runtime() }
 
 // clear ends what runs and looks for leftovers.

@@ -140,7 +140,7 @@ func (r *Runtime) create(ctx context.Context, t *task, spec *specs.Spec, p *pipe
 	if err == nil {
 		err = p.openStdin()
 	}
-	r.follow(t, main)
+	r.follow(ctx, t, main)
 	if err != nil {
 		return 0, errors.Join(err, r.Delete(context.WithoutCancel(ctx), t.id, true))
 	}
@@ -150,9 +150,10 @@ func (r *Runtime) create(ctx context.Context, t *task, spec *specs.Spec, p *pipe
 // follow waits for the end of a process and tells it. A shim answers each of
 // these calls once; if its connection ends instead, it is dead, and so are the
 // processes it held.
-func (r *Runtime) follow(t *task, p *process) {
+func (r *Runtime) follow(ctx context.Context, t *task, p *process) {
+	ctx = in(context.WithoutCancel(ctx))
 	r.follows.Go(func() {
-		resp, err := t.shim.api.Wait(in(context.Background()), &taskapi.WaitRequest{ID: t.id, ExecID: p.exec})
+		resp, err := t.shim.api.Wait(ctx, &taskapi.WaitRequest{ID: t.id, ExecID: p.exec})
 		if err = fromShim(err); err == nil {
 			r.ended(t, p, container.Exit{Code: int(resp.GetExitStatus()), At: resp.GetExitedAt().AsTime()})
 			return
@@ -160,21 +161,21 @@ func (r *Runtime) follow(t *task, p *process) {
 		if t.left() || p.ended() {
 			return
 		}
-		if !lost(t.shim) {
+		if !lost(ctx, t.shim) {
 			// Deleted, so it had ended: whoever deleted it knew how.
 			t.finish(p, container.Exit{At: time.Now()})
 			return
 		}
-		t.burial.Do(func() { t.end = r.shims.bury(context.Background(), t.id) })
+		t.burial.Do(func() { t.end = r.shims.bury(ctx, t.id) })
 		r.ended(t, p, t.end)
 	})
 }
 
 // lost tells whether the connection to a shim has ended.
-func lost(h *shim) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), shimLimit)
+func lost(ctx context.Context, h *shim) bool {
+	ctx, cancel := context.WithTimeout(ctx, shimLimit)
 	defer cancel()
-	_, err := h.api.Connect(in(ctx), &taskapi.ConnectRequest{})
+	_, err := h.api.Connect(ctx, &taskapi.ConnectRequest{})
 	return err != nil
 }
 
@@ -249,7 +250,7 @@ func (r *Runtime) Exec(ctx context.Context, c container.ExecConfig) (_ int, _ co
 	pid := int(resp.GetPid())
 	if proc, fresh := t.add(c.ID, pid); fresh {
 		t.aim(proc)
-		r.follow(t, proc)
+		r.follow(ctx, t, proc)
 	}
 	return pid, p.streams, nil
 }
@@ -483,7 +484,7 @@ func (r *Runtime) process(ctx context.Context, id, exec string) (*task, *process
 	}
 	p, fresh := t.add(exec, int(st.GetPid()))
 	if fresh {
-		r.follow(t, p)
+		r.follow(ctx, t, p)
 	}
 	return t, p, nil
 }

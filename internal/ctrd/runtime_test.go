@@ -238,6 +238,137 @@ func TestDeadShimIsAnEnd(t *testing.T) {
 	m.restart() // its socket goes with the next start
 }
 
+// A daemon that is killed between starting a shim and asking it for a task
+// leaves one that nobody will ever talk to.
+func TestShimWithoutATaskEndsWithTheEngine(t *testing.T) {
+	m := newMachine(t)
+	id := m.id()
+	if _, err := m.rt().shims.launch(t.Context(), id, m.spec(id, sh("true")...)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(shimsOf(m.state)); n != 1 {
+		t.Fatalf("%d shims, want one", n)
+	}
+	if err := m.engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.eventually("the shim ends", func() error {
+		if pids := shimsOf(m.state); len(pids) > 0 {
+			return fmt.Errorf("shims %v", pids)
+		}
+		return nil
+	})
+	m.start()
+	if tasks, err := m.rt().List(t.Context()); err != nil || len(tasks) > 0 {
+		t.Errorf("tasks %v, %v: there was none", tasks, err)
+	}
+	// newMachine's cleanup looks for its files.
+}
+
+// The same, but the next daemon is quicker than the shim.
+func TestShimWithoutATaskIsEndedByTheNextEngine(t *testing.T) {
+	m := newMachine(t)
+	id := m.id()
+	h, err := m.rt().shims.launch(t.Context(), id, m.spec(id, sh("true")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.conn.Close()
+	second, err := Start(t.Context(), m.secondConfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tasks, err := second.Runtime().List(t.Context()); err != nil || len(tasks) > 0 {
+		t.Errorf("tasks %v, %v: there was none", tasks, err)
+	}
+	if err := second.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a killed shim held is ended by the next engine, and known to have ended.
+func TestShimThatDiedWhileTheEngineWasAway(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	st, err := m.rt().State(t.Context(), id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shims := shimsOf(m.state)
+	if err := m.engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range shims {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.start()
+	tasks, err := m.rt().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tasks[id]; got.Status != container.TaskStopped || got.Exit.Code != 137 || got.Exit.At.IsZero() {
+		t.Errorf("state %+v, want stopped by 137", got)
+	}
+	m.eventually("the process is gone", func() error {
+		if err := syscall.Kill(st.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return errors.New("still there")
+		}
+		return nil
+	})
+	m.delete(id)
+}
+
+// A frozen process can be killed.
+func TestKillReachesAPausedTask(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	if err := m.rt().Pause(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	m.restart()
+	if err := m.rt().Kill(t.Context(), id, "", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(id, ""); code != 137 {
+		t.Errorf("exit code %d, want 137", code)
+	}
+	m.delete(id)
+}
+
+// An exec that an earlier engine started ends with its own code.
+func TestExecOutlivesTheEngine(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	_, s, err := m.rt().Exec(t.Context(), container.ExecConfig{
+		Container: id, ID: "e1", OpenStdin: true,
+		Process: &specs.Process{Args: sh("read x; exit $x"), Cwd: "/", Env: []string{"PATH=/bin"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	m.restart()
+	s, err = m.rt().Reattach(t.Context(), id, "e1", true, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := io.WriteString(s.Stdin, "9\n"); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(id, "e1"); code != 9 {
+		t.Errorf("exit code %d, want 9", code)
+	}
+	if err := m.rt().DeleteExec(t.Context(), id, "e1"); err != nil {
+		t.Error(err)
+	}
+	if err := m.rt().Delete(t.Context(), id, true); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPauseUpdateAndPids(t *testing.T) {
 	m := newMachine(t)
 	id, _ := m.launch("/bin/busybox sleep 1000 & /bin/busybox sleep 1000")
