@@ -112,6 +112,11 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 	if rec.Mounts, err = s.planMounts(rec); err != nil {
 		return nil, warnings, err
 	}
+	for name, ep := range rec.Endpoints {
+		if ep != nil && ep.IPAMConfig != nil && (ep.IPAMConfig.IPv4Address.IsValid() || ep.IPAMConfig.IPv6Address.IsValid()) && !container.NetworkMode(name).IsUserDefined() {
+			return nil, warnings, invalid("invalid endpoint settings:\nuser-specified IP address is supported on user-defined networks only")
+		}
+	}
 	if rec.HostConfig.NetworkMode.IsPrivate() && !cfg.NetworkDisabled {
 		// A network may still be made before the container starts.
 		if err := s.d.Networks.Validate(ctx, s.sandboxRequest(rec)); err != nil && !errdefs.IsNotFound(err) {

@@ -390,3 +390,18 @@ func TestUpdate(t *testing.T) {
 		}
 	})
 }
+
+// Nobody may take a container that the policy starts again for one at rest.
+func TestStartByPolicyIsShownAsRestarting(t *testing.T) {
+	r := Record{Phase: Starting, RestartCount: 1, FinishedAt: time.Unix(1, 0), ExitCode: 3}
+	if got := r.state(); got != container.StateRestarting || !r.shown().running() {
+		t.Errorf("shown as %s, running %v", got, r.shown().running())
+	}
+	if got := status(&r, time.Unix(3, 0)); got != "Restarting (3) 2 seconds ago" {
+		t.Errorf("status %q", got)
+	}
+	r.RestartCount = 0
+	if got := r.state(); got != container.StateExited || r.shown().running() {
+		t.Errorf("started by hand: shown as %s", got)
+	}
+}

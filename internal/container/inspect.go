@@ -19,9 +19,18 @@ import (
 	"github.com/moby/moby/api/types/storage"
 )
 
-// state is the phase in the API's words.
-func (p Phase) state(r *Record) container.ContainerState {
-	switch p {
+// shown is the phase that the API tells of. A start by the restart policy is
+// part of the restart: nobody may take the container for one at rest.
+func (r *Record) shown() Phase {
+	if r.Phase == Starting && r.RestartCount > 0 {
+		return Restarting
+	}
+	return r.Phase
+}
+
+// state is the shown phase in the API's words.
+func (r *Record) state() container.ContainerState {
+	switch p := r.shown(); p {
 	case Running, Stopping:
 		return container.StateRunning
 	case Starting:
@@ -37,7 +46,7 @@ func (p Phase) state(r *Record) container.ContainerState {
 // status is what `docker ps` says.
 func status(r *Record, now time.Time) string {
 	ago := func(t time.Time) string { return units.HumanDuration(now.Sub(t)) }
-	switch r.Phase {
+	switch r.shown() {
 	case Running, Stopping, Paused:
 		up := "Up " + ago(r.StartedAt)
 		switch {
@@ -104,10 +113,10 @@ func (s *Service) describe(r *Record) container.InspectResponse {
 	out := container.InspectResponse{
 		ID: r.ID, Created: r.Created.Format(time.RFC3339Nano), Path: r.Path, Args: r.Args,
 		State: &container.State{
-			Status:     r.Phase.state(r),
-			Running:    r.Phase.running(),
+			Status:     r.state(),
+			Running:    r.shown().running(),
 			Paused:     r.Phase == Paused,
-			Restarting: r.Phase == Restarting,
+			Restarting: r.shown() == Restarting,
 			OOMKilled:  r.OOMKilled,
 			Dead:       r.Phase == Dead,
 			Pid:        r.Pid, ExitCode: r.ExitCode, Error: r.Error,

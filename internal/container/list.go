@@ -57,7 +57,7 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]container.Summary,
 		if o.Limit > 0 && len(out) == o.Limit {
 			break
 		}
-		if !r.Phase.running() && !sel.all && o.Limit <= 0 || !sel.matches(r) {
+		if !r.shown().running() && !sel.all && o.Limit <= 0 || !sel.matches(r) {
 			continue
 		}
 		sum := summary(r, now)
@@ -163,10 +163,10 @@ func (sel *selection) matches(r *Record) bool {
 	if sel.has("isolation") && !sel.exact("isolation", string(r.HostConfig.Isolation)) {
 		return false
 	}
-	if len(sel.exited) > 0 && (r.Phase.running() || r.StartedAt.IsZero() || !slices.Contains(sel.exited, r.ExitCode)) {
+	if len(sel.exited) > 0 && (r.shown().running() || r.StartedAt.IsZero() || !slices.Contains(sel.exited, r.ExitCode)) {
 		return false
 	}
-	if !sel.exact("status", string(r.Phase.state(r))) || !sel.exact("health", string(healthOf(r).Status)) {
+	if !sel.exact("status", string(r.state())) || !sel.exact("health", string(healthOf(r).Status)) {
 		return false
 	}
 	if sel.images != nil && !sel.images[r.ImageID] {
@@ -215,7 +215,7 @@ func summary(r *Record, now time.Time) container.Summary {
 	sum := container.Summary{
 		ID: r.ID, Names: []string{"/" + r.Name}, ImageID: r.ImageID, ImageManifestDescriptor: r.ImageManifest,
 		Command: commandLine(r), Created: r.Created.Unix(), Ports: portSummaries(r), Labels: r.Config.Labels,
-		State: r.Phase.state(r), Status: status(r, now), Health: healthOf(r), Mounts: mountPoints(r),
+		State: r.state(), Status: status(r, now), Health: healthOf(r), Mounts: mountPoints(r),
 	}
 	sum.HostConfig.NetworkMode = string(r.HostConfig.NetworkMode)
 	sum.HostConfig.Annotations = maps.Clone(r.HostConfig.Annotations)

@@ -105,7 +105,7 @@ func (s *Service) ImageUsers() []User {
 	var out []User
 	for _, c := range s.all() {
 		r := c.record()
-		u := User{ID: r.ID, ImageID: r.ImageID, Running: r.Phase.running()}
+		u := User{ID: r.ID, ImageID: r.ImageID, Running: r.shown().running()}
 		if r.Config != nil {
 			u.Image = r.Config.Image
 		}
@@ -121,7 +121,7 @@ func (s *Service) ImageUsers() []User {
 func (s *Service) RunningIDs() []string {
 	var out []string
 	for _, c := range s.all() {
-		if r := c.record(); r.Phase.running() {
+		if r := c.record(); r.shown().running() {
 			out = append(out, r.ID)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 
 	"holdfast.dev/holdfast/internal/base/fault"
@@ -33,6 +34,8 @@ func (s *Service) ConnectNetwork(ctx context.Context, networkRef, name string, e
 	}
 	mode := r.HostConfig.NetworkMode
 	switch {
+	case len(ep.Aliases) > 0 && !container.NetworkMode(n.Name).IsUserDefined():
+		return invalid("invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks")
 	case n.Driver == network.NetworkHost && !mode.IsHost():
 		return invalid("cannot connect container to host network - container must be created in host network mode")
 	case mode.IsContainer(), mode.IsHost():
@@ -73,6 +76,9 @@ func (s *Service) ConnectNetwork(ctx context.Context, networkRef, name string, e
 // whose container is gone.
 func (s *Service) DisconnectNetwork(ctx context.Context, networkRef, name string, force bool) error {
 	n, err := s.d.Networks.Lookup(ctx, networkRef)
+	if force && errdefs.IsNotFound(err) {
+		return s.forgetNetwork(networkRef, name)
+	}
 	if err != nil {
 		return err
 	}
@@ -115,6 +121,23 @@ func (s *Service) DisconnectNetwork(ctx context.Context, networkRef, name string
 		box = withEndpoint(box, n.Name, nil)
 	}
 	return s.saveNetworks(c, wishes, box)
+}
+
+// forgetNetwork takes a network that is gone out of a container's wishes.
+func (s *Service) forgetNetwork(network, name string) error {
+	c, err := s.lookup(name)
+	if err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	r := c.record()
+	if _, ok := r.Endpoints[network]; !ok {
+		return fmt.Errorf("container %s is not connected to the network %s", r.ID, network)
+	}
+	wishes := maps.Clone(r.Endpoints)
+	delete(wishes, network)
+	return s.saveNetworks(c, wishes, r.Sandbox)
 }
 
 // withEndpoint returns a copy of the sandbox with the endpoint put in, or taken out where it is nil.

@@ -74,7 +74,7 @@ func errStillRuns(r *Record) error {
 	if r.Phase == Paused {
 		return conflict("container is paused and must be unpaused first")
 	}
-	return conflict("container is %s: stop the container before removing or force remove", r.Phase.state(r))
+	return conflict("container is %s: stop the container before removing or force remove", r.state())
 }
 
 // remove deletes a container that does not run. The caller holds op.

@@ -80,7 +80,7 @@ func (s *Service) joinOther(c *Container, in *specInput) error {
 	case other.Phase == Restarting:
 		return fmt.Errorf("cannot join network namespace of container: %w", errRestarting(ref))
 	case !other.Phase.alive():
-		return conflict("cannot join network namespace of a non running container: container %s is %s", other.Name, other.Phase.state(&other))
+		return conflict("cannot join network namespace of a non running container: container %s is %s", other.Name, other.state())
 	}
 	in.netNS = fmt.Sprintf("/proc/%d/ns/net", other.Pid)
 	in.hostnameFile = filepath.Join(s.dir(other.ID), "hostname")

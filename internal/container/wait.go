@@ -28,7 +28,7 @@ func (s *Service) Wait(ctx context.Context, name string, cond container.WaitCond
 	to := make(chan container.WaitResponse, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	met := c.removed || (cond == container.WaitConditionNotRunning && !c.rec.Phase.running())
+	met := c.removed || (cond == container.WaitConditionNotRunning && !c.rec.shown().running())
 	if met {
 		to <- c.waitResponse()
 		return to, nil

@@ -16,6 +16,31 @@ import (
 // committer makes an image of a container: the one verb that needs both domains.
 type committer struct{ d *Daemon }
 
+// pause holds a container still until resume is called. One that ends by
+// itself meanwhile is still enough.
+func (c committer) pause(ctx context.Context, id string) (resume func() error, err error) {
+	err = c.d.containers.Pause(ctx, id)
+	if errdefs.IsConflict(err) {
+		now, ierr := c.d.containers.Inspect(ctx, id, false)
+		if ierr == nil && !now.State.Running {
+			return func() error { return nil }, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		ctx := context.WithoutCancel(ctx)
+		err := c.d.containers.Unpause(ctx, id)
+		if errdefs.IsConflict(err) {
+			if now, ierr := c.d.containers.Inspect(ctx, id, false); ierr == nil && !now.State.Paused {
+				return nil
+			}
+		}
+		return err
+	}, nil
+}
+
 // Commit implements the container router's Committer.
 func (c committer) Commit(ctx context.Context, o container.CommitOptions) (_ string, err error) {
 	src, err := c.d.containers.Inspect(ctx, o.Container, false)
@@ -28,12 +53,11 @@ func (c committer) Commit(ctx context.Context, o container.CommitOptions) (_ str
 	default:
 	}
 	if o.Pause && src.State.Running && !src.State.Paused {
-		if err := c.d.containers.Pause(ctx, src.ID); err != nil {
-			return "", err
+		resume, perr := c.pause(ctx, src.ID)
+		if perr != nil {
+			return "", perr
 		}
-		defer func() {
-			err = errors.Join(err, c.d.containers.Unpause(context.WithoutCancel(ctx), src.ID))
-		}()
+		defer func() { err = errors.Join(err, resume()) }()
 	}
 	id, err := c.d.images.Commit(ctx, image.CommitRequest{
 		Container: src.ID,

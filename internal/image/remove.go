@@ -109,20 +109,24 @@ func repositories(rs []Record) int {
 }
 
 // sameRepository returns the records that removing r by ref takes away: itself,
-// and for a reference by digest all tags of the repository.
+// for a reference by digest all tags of the repository, and for the last tag of
+// the repository its references by digest.
 func sameRepository(r Record, same []Record, ref string) []Record {
 	parsed, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return []Record{r}
 	}
-	if _, digested := parsed.(reference.Digested); !digested {
-		return []Record{r}
-	}
+	_, byDigest := parsed.(reference.Digested)
 	var out []Record
 	for _, o := range same {
-		if have, err := reference.ParseNamed(o.Name); err == nil && have.Name() == parsed.Name() {
-			out = append(out, o)
+		have, err := reference.ParseNamed(o.Name)
+		if err != nil || have.Name() != parsed.Name() {
+			continue
 		}
+		if _, tagged := have.(reference.Tagged); tagged && !byDigest && o.Name != r.Name {
+			return []Record{r}
+		}
+		out = append(out, o)
 	}
 	return out
 }

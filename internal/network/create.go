@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 	mobynet "github.com/moby/moby/api/types/network"
@@ -92,8 +92,8 @@ func checkName(name string) error {
 	if strings.TrimSpace(name) == "" {
 		return invalid("invalid name: name is empty")
 	}
-	if !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`).MatchString(name) {
-		return invalid("invalid network name (%s): only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return invalid("invalid network name %q: it contains control characters", name)
 	}
 	return nil
 }
@@ -291,6 +291,9 @@ func (s *Service) assignSubnets(ctx context.Context, r *Record, want *mobynet.IP
 			}
 		}
 	}
+	defer func() { // IPv4 first, as everywhere
+		slices.SortStableFunc(r.IPAM.Config, func(a, b mobynet.IPAMConfig) int { return family(a.Subnet.Addr()) - family(b.Subnet.Addr()) })
+	}()
 	for _, fam := range []int{4, 6} {
 		if have[fam] || (fam == 4 && !r.EnableIPv4) || (fam == 6 && !r.EnableIPv6) {
 			continue

@@ -84,6 +84,8 @@ func checkEndpoint(n *netw, want *mobynet.EndpointSettings) error {
 		errs = append(errs, "user-specified IP address is supported on user-defined networks only")
 	case fixed && !n.rec.UserSubnet:
 		errs = append(errs, "user specified IP address is supported only when connecting to networks with user configured subnets")
+	case v6.Is4In6():
+		errs = append(errs, fmt.Sprintf("invalid IPv6 address: %s", v6))
 	default:
 		errs = append(errs, inSubnets(v4, n.v4, 4)...)
 		errs = append(errs, inSubnets(v6, n.v6, 6)...)

@@ -108,6 +108,36 @@ func TestImageRemove(t *testing.T) {
 	d.Docker("start", "-a", "ended")
 }
 
+// The last tag of a repository takes the repository's references by digest along.
+func TestRemovingTheLastTagRemovesDigests(t *testing.T) {
+	d := daemon(t)
+	r := newRegistry(t, d, registryOptions{})
+	repo, other := r.addr+"/team/digested", r.addr+"/team/other"
+	d.Load(testkit.ImageSpec{Ref: repo + ":v1", Layers: [][]byte{testkit.Layer{"f": {Body: "digested"}}.Tar()}})
+	d.Docker("push", repo+":v1")
+	digest := format(d, repo+":v1", "{{index .RepoDigests 0}}")
+	d.Docker("rmi", repo+":v1")
+	d.Docker("pull", digest)
+	id := format(d, digest, "{{.Id}}")
+	for _, tag := range []string{repo + ":a", repo + ":b", other + ":c"} {
+		d.Docker("tag", digest, tag)
+	}
+	d.Docker("rmi", repo+":a")
+	equal(t, "another tag is left", format(d, digest, "{{.Id}}"), id)
+	d.Docker("rmi", repo+":b")
+	d.DockerFails("No such image", "image", "inspect", digest)
+	equal(t, "another repository is left", format(d, other+":c", "{{.Id}}"), id)
+	contains(t, "the last one", d.Docker("rmi", other+":c"), "Deleted: ")
+}
+
+// The layer of an image from scratch is an archive without an entry.
+func TestLoadOfAnEmptyLayer(t *testing.T) {
+	d := daemon(t)
+	d.Load(testkit.ImageSpec{Ref: "hollow:v1", Layers: [][]byte{testkit.Layer{}.Tar(), testkit.BusyboxLayer(t)}})
+	equal(t, "layers", format(d, "hollow:v1", "{{len .RootFS.Layers}}"), "2")
+	equal(t, "runs", d.Docker("run", "--rm", "hollow:v1", "echo", "yes"), "yes")
+}
+
 func TestImageHistoryAndInspect(t *testing.T) {
 	d := daemon(t)
 	d.Load(testkit.ImageSpec{
@@ -134,6 +164,11 @@ func TestCommit(t *testing.T) {
 		strings.Join(append(etcOf(d), "changed", "12"), "\n"))
 	equal(t, "author, comment, layers", format(d, "committed:v1", "{{.Author}} {{.Comment}} {{len .RootFS.Layers}}"), "me why 2")
 	contains(t, "history", d.Docker("history", "--format", "{{.Comment}}", "committed:v1"), "why")
+	// of one that ends just then
+	for range 5 {
+		id := up(d, "busybox", "sh", "-c", "sleep 0.1; echo x > /x")
+		d.Docker("commit", id)
+	}
 	// of a running container, which goes on
 	up(d, "--name", "live", "busybox", "sh", "-c", "echo a > /a; while :; do sleep 0.1; done")
 	d.Docker("commit", "live", "committed:v2")

@@ -61,6 +61,12 @@ func TestLifecycleThroughTheMobyClient(t *testing.T) {
 	}
 }
 
+func TestInspectShowsTextAsItIs(t *testing.T) {
+	d := daemon(t)
+	d.Docker("create", "--name", "amp", "-e", "Q=a&b<c>", "busybox")
+	contains(t, "environment", d.Docker("inspect", "amp"), `"Q=a&b<c>"`)
+}
+
 func TestCreateStartStopRestartKill(t *testing.T) {
 	d := daemon(t)
 	id := d.Docker("create", "--name", "cc", "busybox", "sleep", "600")

@@ -125,6 +125,29 @@ func TestNetworkFixedAddressesAndIPAM(t *testing.T) {
 	contains(t, "containers of the network", format(d, "fixed", "{{range .Containers}}{{.Name}} {{.IPv4Address}};{{end}}"), "fix 10.77.0.5/24;")
 }
 
+func TestNetworkCreateAndConnectAreChecked(t *testing.T) {
+	notOnTwin(t, "newer wording, newer checks")
+	d := daemon(t)
+	d.Docker("network", "create", "--ipv6", "--subnet", "fd00:88::/64", "--subnet", "10.88.0.0/24", "both")
+	equal(t, "IPv4 first", format(d, "both", "{{range .IPAM.Config}}{{.Subnet}} {{end}}"), "10.88.0.0/24 fd00:88::/64 ")
+	d.Docker("network", "create", "odd@name#$")
+	d.Docker("network", "rm", "odd@name#$")
+	d.DockerFails("invalid IPv6 address: ::ffff:10.88.0.9", "run", "--rm", "--network", "both", "--ip6", "::ffff:10.88.0.9", "busybox", "true")
+	for _, mode := range []string{"none", "host", "bridge"} {
+		d.DockerFails("user-specified IP address is supported on user-defined networks only", "run", "--rm", "--network", mode, "--ip", "10.88.0.9", "busybox", "true")
+	}
+	up(d, "--name", "member", "--network", "both", "busybox", "sleep", "600")
+	for _, predefined := range []string{"none", "host", "bridge"} {
+		d.DockerFails("network-scoped aliases are only supported for user-defined networks", "network", "connect", "--alias", "x", predefined, "member")
+	}
+	// A network removed under a stopped container is taken out by force.
+	d.Docker("stop", "-t", "0", "member")
+	d.Docker("network", "rm", "both")
+	d.DockerFails("network both not found", "network", "disconnect", "both", "member")
+	d.Docker("network", "disconnect", "-f", "both", "member")
+	equal(t, "forgotten", format(d, "member", "{{json .NetworkSettings.Networks}}"), "{}")
+}
+
 func TestNetworkInternalAndIPv6(t *testing.T) {
 	d := daemon(t)
 	d.Docker("network", "create", "--internal", "closed")

@@ -85,10 +85,14 @@ func decompress(r io.Reader, f format) (io.ReadCloser, error) {
 	return io.NopCloser(out), nil
 }
 
-// isTar says whether a block looks like the header of a tar entry.
+// isTar says whether a block looks like the header of a tar entry, or like the
+// end of an archive: the empty layer is nothing but that.
 func isTar(block []byte) bool {
 	if len(block) < 512 {
 		return false
+	}
+	if bytes.Count(block[:512], []byte{0}) == 512 {
+		return true
 	}
 	if bytes.Equal(block[257:262], []byte("ustar")) {
 		return true

@@ -2,6 +2,7 @@ package imagestore
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -127,7 +128,8 @@ func (w *pushWatch) tell(ctx context.Context) {
 func pushed(st docker.Status) string {
 	switch {
 	case st.MountedFrom != "":
-		return "Mounted from " + st.MountedFrom
+		_, repository, _ := strings.Cut(st.MountedFrom, "/") // the registry is this one
+		return "Mounted from " + repository
 	case st.Exists:
 		return "Layer already exists"
 	}

@@ -4,6 +4,7 @@ package route
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,7 +80,7 @@ const maxBody = 8 << 20
 // Decode reads a JSON body into v. An empty body is an error unless optional.
 func Decode(r *http.Request, v any, optional bool) error {
 	ct := r.Header.Get("Content-Type")
-	if ct != "" {
+	if ct != "" || r.ContentLength != 0 { // without a body there is nothing to name the type of
 		mt, _, err := mime.ParseMediaType(ct)
 		if err != nil {
 			return fault.Wrap(errdefs.ErrInvalidArgument, err, "malformed Content-Type header (%s)", ct)
@@ -111,6 +112,15 @@ func JSON(w http.ResponseWriter, status int, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
+}
+
+// Marshal encodes v as JSON does, for another reply to hold.
+func Marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // "&" is "&" to who reads the text
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // Bool reads a boolean query value as Docker does: "", "0", "no", "false" and

@@ -90,7 +90,7 @@ func withBridge(c container.InspectResponse) (any, error) {
 	if c.NetworkSettings == nil || c.NetworkSettings.Networks["bridge"] == nil {
 		return c, nil
 	}
-	b, err := json.Marshal(c)
+	b, err := route.Marshal(c)
 	if err != nil {
 		return nil, err
 	}
@@ -112,11 +112,11 @@ func withBridge(c container.InspectResponse) (any, error) {
 		"IPv6Gateway":         ep.IPv6Gateway,
 		"MacAddress":          ep.MacAddress,
 	} {
-		if settings[key], err = json.Marshal(v); err != nil {
+		if settings[key], err = route.Marshal(v); err != nil {
 			return nil, err
 		}
 	}
-	if whole["NetworkSettings"], err = json.Marshal(settings); err != nil {
+	if whole["NetworkSettings"], err = route.Marshal(settings); err != nil {
 		return nil, err
 	}
 	return whole, nil
