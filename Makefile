@@ -13,7 +13,7 @@ include build/binaries.mk
 include build/deps.mk
 include build/test.mk
 
-PROGRAMS := bin/holdfast bin/holdfastd bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init
+PROGRAMS := bin/holdfast bin/holdfastd bin/cli-plugins/docker-buildx bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init
 
 .PHONY: help build bin/holdfast bin/holdfastd clean demo demo-down install
 
@@ -38,6 +38,7 @@ demo-down: ## take the demo away again, its data too
 install: build ## into PREFIX (/usr/local), with systemd units
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/holdfast bin/holdfastd
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/holdfast bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/holdfast/cli-plugins bin/cli-plugins/docker-buildx
 	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/holdfast.service packaging/systemd/holdfast.socket
 
 clean: ## remove what was built

@@ -1,5 +1,5 @@
-# The programs that run beside the daemon: shim, runc and the init of --init.
-# Included by the Makefile. Each depends on what its version is pinned by.
+# The programs that run beside the daemon (shim, runc, the init of --init) and
+# the clients' plugin for builds. Included by the Makefile. Each depends on what its version is pinned by.
 
 GO ?= go
 
@@ -20,4 +20,11 @@ bin/runc: tools/runc/go.mod tools/runc/go.sum
 
 bin/holdfast-init: go.mod $(wildcard cmd/holdfast-init/*.go)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/holdfast-init
+	@touch $@
+
+# Docker's buildx, for our client and for docker's own.
+bin/cli-plugins/docker-buildx: tools/buildx/go.mod tools/buildx/go.sum tools/buildx/main.go
+	cd tools/buildx && CGO_ENABLED=0 $(GO) build -trimpath \
+		-ldflags "-s -w -X github.com/docker/buildx/version.Version=$$($(GO) list -m -f '{{.Version}}' github.com/docker/buildx)" \
+		-o ../../$@ .
 	@touch $@

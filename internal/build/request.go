@@ -26,6 +26,17 @@ type Request struct {
 	NoCache    bool
 	Pull       bool // look for newer base images
 	Auth       map[string]registry.AuthConfig
+
+	// Session is where the context and credentials come from instead, for clients
+	// that speak BuildKit's session protocol but not its control service.
+	Session string
+	Outputs []Output // with Session only; empty: the engine's image list
+}
+
+// Output is where the result of a build goes.
+type Output struct {
+	Type  string
+	Attrs map[string]string
 }
 
 // CacheRecord is a piece of the build cache.

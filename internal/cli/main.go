@@ -145,7 +145,12 @@ func run(ctx context.Context, args []string, v Version) error {
 			return err
 		}
 	}
-	if ran, err := r.runPlugin(ctx, rest); ran {
+	r.ownPlugins(rest)
+	rest, env, err := r.forBuilder(rest)
+	if err != nil {
+		return err
+	}
+	if ran, err := r.runPlugin(ctx, rest, env); ran {
 		return err
 	}
 	cmd.SetArgs(rest)

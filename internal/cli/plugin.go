@@ -26,7 +26,7 @@ func (r *root) addPlugins() error { return manager.AddPluginCommandStubs(r.cli, 
 
 // runPlugin runs the plugin that the arguments name, unless they name a command
 // of ours or nothing that exists.
-func (r *root) runPlugin(ctx context.Context, args []string) (ran bool, err error) {
+func (r *root) runPlugin(ctx context.Context, args, env []string) (ran bool, err error) {
 	if len(args) == 0 {
 		return false, nil
 	}
@@ -40,6 +40,7 @@ func (r *root) runPlugin(ctx context.Context, args []string) (ran bool, err erro
 	if err != nil {
 		return true, err
 	}
+	cmd.Env = append(cmd.Env, env...)
 	if r.chosen != "" {
 		cmd.Env = append(cmd.Env, client.EnvOverrideHost+"="+r.chosen)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,8 +15,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	controlapi "github.com/moby/buildkit/api/services/control"
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/go-archive"
@@ -102,6 +105,73 @@ func (b *Builder) Build(ctx context.Context, r build.Request, body io.Reader, pr
 	}
 	id, err = o.solve(ctx, opt, progress)
 	return id, tags, err
+}
+
+// BuildInSession solves a request whose context is in a client's session. trace
+// gets what the control service says of the build's status, encoded.
+func (b *Builder) BuildInSession(ctx context.Context, r build.Request, trace func([]byte) error) (string, error) {
+	o, done, err := b.use(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	ctx, end := b.builds.add(ctx, r.ID)
+	defer end()
+	defer o.atStop(end)()
+	opt, _, err := solveOpt(r)
+	if err != nil {
+		return "", err
+	}
+	req := &controlapi.SolveRequest{
+		Ref: r.ID, Session: r.Session, Frontend: opt.Frontend, FrontendAttrs: opt.FrontendAttrs,
+		Entitlements: opt.AllowedEntitlements, Cache: &controlapi.CacheOptions{},
+	}
+	if req.Ref == "" {
+		req.Ref = identity.NewID()
+	}
+	for _, e := range opt.Exports {
+		req.Exporters = append(req.Exporters, &controlapi.Exporter{Type: e.Type, Attrs: e.Attrs})
+	}
+	for _, c := range opt.CacheImports {
+		req.Cache.Imports = append(req.Cache.Imports, &controlapi.CacheOptionsEntry{Type: c.Type, Attrs: c.Attrs})
+	}
+	ctl := o.client.ControlClient()
+	status, err := ctl.Status(ctx, &controlapi.StatusRequest{Ref: req.Ref}) // waits for the build to begin
+	if err != nil {
+		return "", err
+	}
+	var resp *controlapi.SolveResponse
+	var g errgroup.Group // each ends with the build
+	g.Go(func() (err error) {
+		resp, err = ctl.Solve(ctx, req)
+		if err != nil {
+			end() // a build that never began has no status that ends
+		}
+		return err
+	})
+	g.Go(func() error { return forward(status, trace) })
+	if err := g.Wait(); err != nil {
+		return "", explain(err)
+	}
+	return resp.GetExporterResponse()[exptypes.ExporterImageDigestKey], nil
+}
+
+// forward passes a build's status on until it ends. How the build ended is told
+// by its own call.
+func forward(status controlapi.Control_StatusClient, trace func([]byte) error) error {
+	for {
+		s, err := status.Recv()
+		if err != nil {
+			return nil //nolint:nilerr // see above
+		}
+		b, err := s.MarshalVT()
+		if err != nil {
+			return fmt.Errorf("encode the build's status: %w", err)
+		}
+		if err := trace(b); err != nil {
+			return err
+		}
+	}
 }
 
 // solve runs the solver and tells how it goes.
@@ -213,7 +283,7 @@ func solveOpt(r build.Request) (opt bkclient.SolveOpt, tags []string, err error)
 			attrs[k] = v
 		}
 	}
-	if r.Remote != "" && r.Dockerfile != "" {
+	if r.Dockerfile != "" && (r.Remote != "" || r.Session != "") {
 		attrs["filename"] = r.Dockerfile
 	}
 	for k, v := range r.Args {
@@ -245,9 +315,19 @@ func solveOpt(r build.Request) (opt bkclient.SolveOpt, tags []string, err error)
 		attrs["ulimit"] = ulimits(r.Ulimits)
 	}
 	opt.Frontend, opt.FrontendAttrs = "dockerfile.v0", attrs
-	opt.Exports = []bkclient.ExportEntry{{
-		Type: engineExporter, Attrs: map[string]string{string(exptypes.OptKeyName): strings.Join(names, ",")},
-	}}
+	for _, out := range r.Outputs {
+		opt.Exports = append(opt.Exports, bkclient.ExportEntry{Type: out.Type, Attrs: maps.Clone(out.Attrs)})
+	}
+	if len(r.Outputs) == 0 {
+		opt.Exports = []bkclient.ExportEntry{{Type: engineExporter, Attrs: map[string]string{}}}
+	}
+	if len(names) > 0 {
+		for _, e := range opt.Exports {
+			if e.Type == engineExporter || e.Type == bkclient.ExporterImage {
+				e.Attrs[string(exptypes.OptKeyName)] = strings.Join(names, ",")
+			}
+		}
+	}
 	for _, ref := range r.CacheFrom {
 		opt.CacheImports = append(opt.CacheImports, bkclient.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": ref}})
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -36,10 +37,12 @@ import (
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/winlayers"
+	"github.com/moby/buildkit/version"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/moby/buildkit/worker/label"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/sdk/trace"
 	"google.golang.org/grpc"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -72,6 +75,7 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 	if err := os.MkdirAll(b.cfg.Root, 0o711); err != nil {
 		return nil, err
 	}
+	sayVersion()
 	sessions, err := session.NewManager()
 	if err != nil {
 		return nil, err
@@ -129,6 +133,8 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 		ContentStore:   w.ContentStore(),
 		GarbageCollect: w.GarbageCollect,
 		GracefulStop:   ctx.Done(),
+		// Clients send their traces whether or not somebody wants them.
+		TraceCollector: noTraces{},
 	})
 	if err != nil {
 		return nil, err
@@ -141,6 +147,29 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 	}
 	b.cfg.Log.Info("BuildKit opened", logkey.Path, b.cfg.Root)
 	return o, nil
+}
+
+// noTraces is a collector that throws traces away.
+type noTraces struct{}
+
+// ExportSpans implements trace.SpanExporter.
+func (noTraces) ExportSpans(context.Context, []trace.ReadOnlySpan) error { return nil }
+
+// Shutdown implements trace.SpanExporter.
+func (noTraces) Shutdown(context.Context) error { return nil }
+
+// sayVersion lets BuildKit tell its version: it takes it from a variable that its
+// own build sets.
+func sayVersion() {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return
+	}
+	for _, m := range info.Deps {
+		if m.Path == version.Package {
+			version.Version = m.Version
+		}
+	}
 }
 
 // maxMessage is what one message of the control service may take: LLB

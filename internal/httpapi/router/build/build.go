@@ -21,6 +21,8 @@ type Backend interface {
 	// Build returns the image's ID and the names it got. A command that failed is
 	// a *domain.StepError.
 	Build(ctx context.Context, r domain.Request, body io.Reader, progress *domain.Classic) (id string, tags []string, err error)
+	// BuildInSession is for a request with a session.
+	BuildInSession(ctx context.Context, r domain.Request, trace func([]byte) error) (id string, err error)
 	Cancel(id string)
 	Prune(ctx context.Context, o domain.PruneOptions) ([]domain.CacheRecord, error)
 	// ServeSession and ServeControl return when the connection ends.
@@ -53,6 +55,13 @@ func (rt *Router) build(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := newReply(w, quiet)
+	if in.Session != "" {
+		id, err := rt.b.BuildInSession(r.Context(), in, out.trace)
+		if err == nil {
+			err = out.result(id)
+		}
+		return out.end(err)
+	}
 	id, tags, err := rt.b.Build(r.Context(), in, r.Body, domain.NewClassic(out.text))
 	if err == nil {
 		out.done(id, tags)

@@ -38,6 +38,11 @@ func (f *fake) Build(_ context.Context, r domain.Request, body io.Reader, p *dom
 	return f.build(r, p)
 }
 
+func (f *fake) BuildInSession(_ context.Context, r domain.Request, trace func([]byte) error) (string, error) {
+	f.request = r
+	return "sha256:0123456789abcdef", trace([]byte("status"))
+}
+
 func (f *fake) Cancel(id string) { f.canceled = id }
 
 func (f *fake) Prune(_ context.Context, o domain.PruneOptions) ([]domain.CacheRecord, error) {
@@ -116,8 +121,27 @@ func TestBuildRefusesWhatItDoesNotServeByName(t *testing.T) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
-	if _, err := call(t, &fake{build: good}, "/build", url.Values{"version": {"2"}}, nil); !errdefs.IsNotImplemented(err) {
-		t.Errorf("version 2: %v", err)
+	for _, q := range []url.Values{{"version": {"2"}}, {"remote": {"client-session"}}} {
+		if _, err := call(t, &fake{build: good}, "/build", q, nil); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%v: %v", q, err)
+		}
+	}
+}
+
+func TestBuildInASessionSendsTheTraceAndTheID(t *testing.T) {
+	f := &fake{}
+	w, err := call(t, f, "/build", url.Values{
+		"version": {"2"}, "session": {"s1"}, "remote": {"client-session"}, "dockerfile": {"D"}, "outputs": {`[{"Type":"local","Attrs":{"a":"b"}}]`},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.request.Session != "s1" || f.request.Remote != "" || f.request.Outputs[0].Attrs["a"] != "b" {
+		t.Errorf("got %+v", f.request)
+	}
+	want := `{"id":"moby.buildkit.trace","aux":"c3RhdHVz"}` + "\r\n" + `{"id":"moby.image.id","aux":{"ID":"sha256:0123456789abcdef"}}` + "\r\n"
+	if w.Body.String() != want {
+		t.Errorf("got %s, want %s", w.Body, want)
 	}
 }
 

@@ -35,10 +35,6 @@ var unserved = []struct{ key, flag string }{
 }
 
 func decode(r *http.Request) (in domain.Request, quiet bool, err error) {
-	if r.FormValue("version") == string(build.BuilderBuildKit) {
-		return in, false, fault.New(errdefs.ErrNotImplemented,
-			"building over a session (DOCKER_BUILDKIT=1 without buildx) is not served: use buildx, or DOCKER_BUILDKIT=0")
-	}
 	for _, u := range unserved {
 		switch strings.ToLower(r.FormValue(u.key)) {
 		case "", "0", "null", "[]", "false", "default":
@@ -60,8 +56,8 @@ func decode(r *http.Request) (in domain.Request, quiet bool, err error) {
 	if route.AtLeast(r.Context(), "1.38") {
 		in.Platform = r.FormValue("platform")
 	}
-	if in.Remote == "client-session" {
-		return in, false, fault.New(errdefs.ErrNotImplemented, "a build context in a session is not served")
+	if err := decodeSession(r, &in); err != nil {
+		return in, false, err
 	}
 	if s := r.FormValue("shmsize"); s != "" {
 		if in.ShmSize, err = strconv.ParseInt(s, 10, 64); err != nil {
@@ -79,6 +75,34 @@ func decode(r *http.Request) (in domain.Request, quiet bool, err error) {
 	}
 	in.Auth = credentials(r)
 	return in, route.Bool(r, "q"), nil
+}
+
+// decodeSession reads what belongs to the second builder version, whose context
+// is in a session.
+func decodeSession(r *http.Request, in *domain.Request) error {
+	inSession := in.Remote == "client-session"
+	if r.FormValue("version") != string(build.BuilderBuildKit) {
+		if inSession {
+			return fault.New(errdefs.ErrInvalidArgument, "a build context in a session needs version 2 of the builder")
+		}
+		return nil
+	}
+	in.Session = r.FormValue("session")
+	if in.Session == "" {
+		return fault.New(errdefs.ErrInvalidArgument, "version 2 of the builder needs a session")
+	}
+	if in.Remote == "upload-request" {
+		return fault.New(errdefs.ErrNotImplemented, "a build context that is uploaded by a request of its own (docker build - with DOCKER_BUILDKIT=1 and no buildx) is not served: use buildx, or DOCKER_BUILDKIT=0")
+	}
+	if inSession {
+		in.Remote = ""
+	}
+	if s := r.FormValue("outputs"); s != "" {
+		if err := json.Unmarshal([]byte(s), &in.Outputs); err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "error reading outputs: %s", err)
+		}
+	}
+	return nil
 }
 
 // registryConfig carries the credentials of all registries that the client has

@@ -3,6 +3,7 @@ package build
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 
@@ -58,6 +59,35 @@ func (o *reply) text(s string) {
 	if over := len(o.kept) - keptLimit; over > 0 {
 		o.kept = o.kept[over:]
 	}
+}
+
+// IDs of the messages that BuildKit's clients read.
+const (
+	traceID  = "moby.buildkit.trace"
+	resultID = "moby.image.id"
+)
+
+// trace passes on a piece of a build's status.
+func (o *reply) trace(b []byte) error { return o.aux(traceID, b) }
+
+// result tells the image of a build in a session; "" where it made none.
+func (o *reply) result(id string) error {
+	if id == "" {
+		return nil
+	}
+	return o.aux(resultID, build.Result{ID: id})
+}
+
+func (o *reply) aux(id string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", id, err)
+	}
+	raw := json.RawMessage(b)
+	o.send(jsonstream.Message{ID: id, Aux: &raw})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
 }
 
 // done tells the result: all of it, or only the ID.

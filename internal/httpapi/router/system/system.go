@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 
@@ -36,15 +37,11 @@ func (rt *Router) Routes() []route.Route {
 	}, absent()...)
 }
 
-// builderVersion "1" keeps clients from choosing BuildKit, which would talk to
-// endpoints that aren't there before it says anything to its user.
-const builderVersion = "1"
-
 func (rt *Router) ping(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")
-	h.Set("Builder-Version", builderVersion)
+	h.Set("Builder-Version", string(build.BuilderBuildKit))
 	h.Set("Swarm", "inactive")
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	if r.Method == http.MethodHead {

@@ -102,7 +102,7 @@ func TestPing(t *testing.T) {
 			t.Errorf("%s: %d %q", m, resp.StatusCode, body)
 		}
 		for k, v := range map[string]string{
-			"Api-Version": "1.56", "Ostype": "linux", "Docker-Experimental": "false", "Builder-Version": "1", "Swarm": "inactive",
+			"Api-Version": "1.56", "Ostype": "linux", "Docker-Experimental": "false", "Builder-Version": "2", "Swarm": "inactive",
 			"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache", "Content-Type": "text/plain; charset=utf-8",
 		} {
 			if got := resp.Header.Get(k); got != v {

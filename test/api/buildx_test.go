@@ -1,0 +1,208 @@
+package api
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/moby/api/types/build"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/client"
+	"github.com/tonistiigi/fsutil"
+
+	"holdfast.dev/holdfast/internal/testkit"
+)
+
+// buildx is the engine with our client's plugin.
+func buildx(t *testing.T) *testkit.Daemon {
+	t.Helper()
+	notOnTwin(t, "Debian's docker has no such BuildKit")
+	testkit.RequireBin(t, "cli-plugins/docker-buildx")
+	return daemon(t)
+}
+
+func TestBuildxFeatures(t *testing.T) {
+	d := buildx(t)
+	dir := buildDir(t, map[string]string{
+		"Dockerfile": `# syntax=docker/dockerfile:1
+FROM busybox AS build
+ARG RUN=first
+RUN --mount=type=cache,target=/cache --mount=type=secret,id=s --mount=type=bind,source=a.txt,target=/bound --mount=type=tmpfs,target=/t <<EOT
+	set -e
+	cat /run/secrets/s /bound > /got
+	mount | grep -q ' /t type tmpfs'
+	echo $RUN >> /cache/runs
+	wc -l < /cache/runs > /count
+EOT
+FROM busybox
+COPY --link --chmod=640 --from=build /got /count /
+COPY <<EOT /here
+inline
+EOT
+COPY --exclude=*.md --from=named . /named/
+`,
+		"a.txt": "bound\n", "named/x.go": "go", "named/x.md": "md", "secret.txt": "hush\n",
+	})
+	args := []string{"build", "--progress", "plain", "-t", "feat", "--secret", "id=s,src=" + filepath.Join(dir, "secret.txt"), "--build-context", "named=" + filepath.Join(dir, "named"), dir}
+	r := d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), args...)
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	contains(t, "syntax line", r.Err, "the built-in one is used")
+	equal(t, "files", d.Docker("run", "--rm", "feat", "sh", "-c", "cat /got /count; stat -c %a /got; ls /named; cat /here"), "hush\nbound\n1\n640\nx.go\ninline")
+	d.Holdfast(append([]string{"build", "--build-arg", "RUN=second"}, args[1:]...)...)
+	equal(t, "the cache mount is kept", d.Docker("run", "--rm", "feat", "cat", "/count"), "2")
+	if s := d.Docker("history", "--no-trunc", "feat"); strings.Contains(s, "hush") {
+		t.Errorf("the secret is in the image: %s", s)
+	}
+	contains(t, "du", d.Holdfast("buildx", "du"), "Reclaimable")
+	contains(t, "history", d.Holdfast("buildx", "history", "ls"), "Completed")
+}
+
+func TestBuildxOutputs(t *testing.T) {
+	d := buildx(t)
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM busybox AS b\nRUN echo made > /made\nFROM scratch\nCOPY --from=b /made /made\n"})
+	out := t.TempDir()
+	d.Holdfast("build", "-o", filepath.Join(out, "local"), dir)
+	if b, err := os.ReadFile(filepath.Join(out, "local", "made")); string(b) != "made\n" || err != nil {
+		t.Errorf("local output: %q, %v", b, err)
+	}
+	for name, spec := range map[string]string{"made": "type=tar,dest=", "index.json": "type=oci,dest="} {
+		file := filepath.Join(out, name+".tar")
+		d.Holdfast("build", "-o", spec+file, dir)
+		if !tarHas(t, file, name) {
+			t.Errorf("%s: no %s in the file", spec, name)
+		}
+	}
+	equal(t, "nothing in the engine's list", d.Docker("images", "-q", "-f", "reference=made"), "")
+	d.Holdfast("build", "--sbom=false", "--provenance=mode=max", "-t", "attested", dir)
+	d.Docker("save", "-o", filepath.Join(out, "attested.tar"), "attested")
+	if !anyBlobContains(t, filepath.Join(out, "attested.tar"), "https://slsa.dev/provenance") {
+		t.Error("no provenance in the saved image")
+	}
+	d.Holdfast("build", "--provenance=false", "-t", "bare", dir)
+	d.Docker("save", "-o", filepath.Join(out, "bare.tar"), "bare")
+	if anyBlobContains(t, filepath.Join(out, "bare.tar"), "https://slsa.dev/provenance") {
+		t.Error("provenance in an image built without")
+	}
+}
+
+// anyBlobContains looks through the blobs of a saved image.
+func anyBlobContains(t *testing.T, file, text string) bool {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return false
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(h.Name, "blobs/") || h.Size > 1<<20 {
+			continue
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), text) {
+			return true
+		}
+	}
+}
+
+func TestBuildxCacheInARegistry(t *testing.T) {
+	d := buildx(t)
+	host := newRegistry(t, d, registryOptions{}).addr
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN cat /proc/sys/kernel/random/uuid > /id\n"})
+	cache := "type=registry,ref=" + host + "/cache"
+	d.Holdfast("build", "-t", host+"/app:1", "--push", "--cache-to", cache+",mode=max", dir)
+	first := d.Docker("run", "--rm", "--pull", "always", host+"/app:1", "cat", "/id")
+	d.Docker("rmi", host+"/app:1")
+	d.Holdfast("builder", "prune", "-af")
+	d.Holdfast("build", "-t", "again", "--cache-from", cache, dir)
+	equal(t, "the step was not run again", d.Docker("run", "--rm", "again", "cat", "/id"), first)
+}
+
+// TestBuildInASession builds as clients do that have BuildKit's session but not
+// its control service, docker 18.09 to 22 among them.
+func TestBuildInASession(t *testing.T) {
+	d := buildx(t)
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY a /a\n", "a": "in a session"})
+	c := d.Client()
+	s, err := session.NewSession(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := fsutil.NewFS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": files}))
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Run(t.Context(), func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
+			return c.DialHijack(ctx, "/session", proto, meta)
+		})
+	}()
+	resp, err := c.ImageBuild(t.Context(), nil, client.ImageBuildOptions{
+		Version: build.BuilderBuildKit, SessionID: s.ID(), RemoteContext: "client-session", Tags: []string{"insession"}, BuildID: "b1",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var steps []string
+	var id string
+	for dec := json.NewDecoder(resp.Body); ; {
+		var m jsonstream.Message
+		if err := dec.Decode(&m); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if m.Error != nil {
+			t.Fatal(m.Error)
+		}
+		switch m.ID {
+		case "moby.buildkit.trace":
+			var raw []byte
+			decode(t, *m.Aux, &raw)
+			var st controlapi.StatusResponse
+			if err := st.UnmarshalVT(raw); err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range st.GetVertexes() {
+				steps = append(steps, v.GetName())
+			}
+		case "moby.image.id":
+			var r build.Result
+			decode(t, *m.Aux, &r)
+			id = r.ID
+		}
+	}
+	contains(t, "trace", strings.Join(steps, "\n"), "COPY a /a")
+	equal(t, "image ID", format(d, "insession", "{{.Id}}"), id)
+	equal(t, "content", d.Docker("run", "--rm", "insession", "cat", "/a"), "in a session")
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Logf("the session ended with: %v", err)
+	}
+}
