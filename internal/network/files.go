@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -48,12 +49,17 @@ func (s *Service) updateFiles(sb *sandbox, e *endpoint, came bool) error {
 	if sb.req.Dir == "" {
 		return nil
 	}
-	old, err := os.ReadFile(hostsPath(sb.req.Dir))
+	old, whole, err := readOwn(hostsPath(sb.req.Dir))
 	if err != nil {
 		return fmt.Errorf("read hosts file: %w", err)
 	}
 	next := withoutAddrs(old, e.addrs())
-	if came {
+	switch {
+	case !whole:
+		if next, err = s.hostsContent(sb); err != nil {
+			return err
+		}
+	case came:
 		next = append(next, ownLines(sb.req, []*endpoint{e})...)
 	}
 	if err := put(hostsPath(sb.req.Dir), next); err != nil {
@@ -63,7 +69,7 @@ func (s *Service) updateFiles(sb *sandbox, e *endpoint, came bool) error {
 	if err != nil {
 		return err
 	}
-	have, err := os.ReadFile(resolvPath(sb.req.Dir))
+	have, _, err := readOwn(resolvPath(sb.req.Dir))
 	if err != nil {
 		return fmt.Errorf("read resolv.conf: %w", err)
 	}
@@ -71,6 +77,20 @@ func (s *Service) updateFiles(sb *sandbox, e *endpoint, came bool) error {
 		return nil
 	}
 	return put(resolvPath(sb.req.Dir), resolv)
+}
+
+// maxOwnFile is more than a hosts file has any use for.
+const maxOwnFile = 1 << 20
+
+// readOwn reads a file that the container can write to. whole is false where
+// it made more of it than we read.
+func readOwn(path string) (b []byte, whole bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, false, err
+	}
+	b, err = io.ReadAll(io.LimitReader(f, maxOwnFile+1))
+	return b, len(b) <= maxOwnFile, errors.Join(err, f.Close())
 }
 
 func withoutAddrs(hosts []byte, addrs []netip.Addr) []byte {

@@ -77,6 +77,25 @@ func TestConnectAndDisconnect(t *testing.T) {
 	}
 }
 
+// A container's root may make of its hosts file what it likes, on the host's disk.
+func TestHugeHostsFile(t *testing.T) {
+	w := newWorld(t)
+	w.create("red")
+	w.create("blue")
+	a := w.join(w.request("a", "red"))
+	must(t, os.Truncate(a.info.HostsPath, 1<<42)) // sparse: it costs the container nothing
+	must(t, os.Truncate(a.info.ResolvConfPath, 1<<42))
+	ep, err := w.svc.Connect(t.Context(), a.id, "blue", nil)
+	must(t, err)
+	hosts, err := os.ReadFile(a.info.HostsPath)
+	must(t, err)
+	for _, want := range []string{"127.0.0.1\tlocalhost", ep.IPAddress.String() + "\t", a.addr("red").String() + "\t"} {
+		if !strings.Contains(string(hosts), want) {
+			t.Errorf("hosts lacks %q:\n%s", want, hosts)
+		}
+	}
+}
+
 func TestGatewayPriority(t *testing.T) {
 	w := newWorld(t)
 	w.create("aaa")

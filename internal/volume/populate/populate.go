@@ -95,6 +95,10 @@ func stage(ctx context.Context, from, to *os.File, leftover bool) (err error) {
 	if err := c.children(from, dir, "", names); err != nil {
 		return err
 	}
+	// The copy is taken for whole from now on: it must be on disk before its name.
+	if err := unix.Syncfs(fd(dir)); err != nil {
+		return os.NewSyscallError("syncfs", err)
+	}
 	return pathError("rename", staging, unix.Renameat(fd(to), staging, fd(to), staged))
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -61,6 +62,19 @@ func timestamp(s string) (time.Time, error) {
 	return time.Unix(sec, nsec), nil
 }
 
+// nano is t in nanoseconds since 1970, or the first or last time that these can
+// tell: a client may ask for any.
+func nano(t time.Time) int64 {
+	const limit = math.MaxInt64/int64(time.Second) - 1
+	switch sec := t.Unix(); {
+	case sec > limit:
+		return math.MaxInt64
+	case sec < -limit:
+		return math.MinInt64
+	}
+	return t.UnixNano()
+}
+
 // stream sends the past of the window, then what happens until it ends.
 func (rt *Router) stream(w http.ResponseWriter, r *http.Request) error {
 	win, err := readWindow(r)
@@ -74,7 +88,7 @@ func (rt *Router) stream(w http.ResponseWriter, r *http.Request) error {
 	var sinceNano int64
 	switch {
 	case !win.since.IsZero():
-		sinceNano = max(win.since.UnixNano(), 1)
+		sinceNano = max(nano(win.since), 1)
 	case !win.until.IsZero():
 		sinceNano = 1 // all that is remembered
 	}
@@ -87,7 +101,7 @@ func (rt *Router) stream(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for _, m := range past {
-		if !win.until.IsZero() && m.TimeNano > win.until.UnixNano() {
+		if !win.until.IsZero() && m.TimeNano > nano(win.until) {
 			continue
 		}
 		if err := send(m); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -228,6 +229,9 @@ func TestEventsOfThePast(t *testing.T) {
 		"until=1002&filters={\"image\":[\"x\"]}":                      "",
 		"until=1002&filters={\"container\":{\"b\":true,\"we\":true}}": "a b c",
 		"until=1002&filters={\"container\":{\"b\":true}}":             "b",
+		// Further away than nanoseconds can say.
+		"since=-99999999999&until=1002":         "a b c",
+		"since=-99999999999&until=-99999999998": "",
 	} {
 		resp, body := call(t, s, "GET", "/events?"+strings.ReplaceAll(query, `"`, "%22"), "")
 		var got []string
@@ -254,6 +258,17 @@ func TestEventsOfThePast(t *testing.T) {
 	} {
 		if resp, body := call(t, s, "GET", "/events?"+query, ""); resp.StatusCode != 400 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s", query, resp.StatusCode, body)
+		}
+	}
+}
+
+func TestTimesBeyondNanoseconds(t *testing.T) {
+	for _, c := range []struct {
+		sec  int64
+		want int64
+	}{{99999999999, math.MaxInt64}, {-99999999999, math.MinInt64}, {5, 5e9}, {-5, -5e9}, {math.MaxInt64, math.MaxInt64}} {
+		if got := nano(time.Unix(c.sec, 0)); got != c.want {
+			t.Errorf("%d s: %d, want %d", c.sec, got, c.want)
 		}
 	}
 }
