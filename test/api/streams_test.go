@@ -205,6 +205,39 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// Clients such as docker-py read the header through a buffer that they then
+// drop: what comes in one read with the header is lost to them.
+func TestHijackedOutputComesAfterTheHeader(t *testing.T) {
+	d := daemon(t)
+	up(d, "--name", "hh", "busybox", "sh", "-c", "echo logged; sleep 600")
+	waitLog(d, "hh", "logged")
+	start := func(path, body string) string {
+		c, err := d.DialAPI(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+		buf := make([]byte, 8192)
+		n, err := c.Read(buf)
+		if err != nil || !bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) {
+			t.Fatalf("the first read of %s has more than the header: %q, %v", path, buf[:n], err)
+		}
+		n, err = c.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	for range 10 {
+		_, body := d.API(http.MethodPost, "/containers/hh/exec", `{"Cmd":["echo","said"],"AttachStdout":true}`)
+		var made struct{ ID string }
+		decode(t, body, &made)
+		contains(t, "exec", start("/exec/"+made.ID+"/start", `{"Detach":false,"Tty":false}`), "said")
+		contains(t, "attach", start("/containers/hh/attach?logs=1&stdout=1&stream=1", ""), "logged")
+	}
+}
+
 func TestResize(t *testing.T) {
 	d := daemon(t)
 	up(d, "-t", "--name", "sz", "busybox", "sleep", "600")

@@ -55,8 +55,43 @@ func (c *raw) open(ctx context.Context) error {
 		}
 		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 	}
-	_, err = fmt.Fprintf(conn, head, contentType)
-	return err
+	if _, err := fmt.Fprintf(conn, head, contentType); err != nil {
+		return err
+	}
+	awaitTaken(conn)
+	return nil
+}
+
+// takenLimit is how long the first output waits for a client to take the header.
+const takenLimit = 20 * time.Millisecond
+
+// awaitTaken waits until the client of a Unix socket has taken what was sent.
+// Some clients, docker-py among them, read the header through a buffer that they
+// then drop: output that came along in the same read would be lost.
+func awaitTaken(conn net.Conn) {
+	c, ok := conn.(*net.UnixConn)
+	if !ok {
+		return
+	}
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	limit := time.NewTimer(takenLimit)
+	defer limit.Stop()
+	tick := time.NewTicker(100 * time.Microsecond)
+	defer tick.Stop()
+	for {
+		unread := 0
+		if rc.Control(func(fd uintptr) { unread, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }) != nil || err != nil || unread == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return
+		}
+	}
 }
 
 // Write sends output to the client.
