@@ -9,12 +9,22 @@ bin/containerd-shim-runc-v2: go.mod $(wildcard cmd/containerd-shim-runc-v2/*.go)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/containerd-shim-runc-v2
 	@touch $@
 
-# Static, so that no dynamic linker runs three times per container start.
-# Needs libseccomp-dev.
-bin/runc: tools/runc/go.mod tools/runc/go.sum
+# Static, so that no dynamic linker runs three times per container start, and
+# with libseccomp's work shortened: build/seccomp/src/join.c says how. Needs
+# libseccomp-dev.
+SECCOMP_WRAPPED := init release reset merge arch_add arch_exist arch_remove attr_set syscall_priority \
+	rule_add_array rule_add_exact_array load export_bpf export_pfc
+SECCOMP_LDFLAGS := $(CURDIR)/bin/seccomp-join.o $(SECCOMP_WRAPPED:%=-Wl,--wrap=seccomp_%)
+
+bin/seccomp-join.o: build/seccomp/src/join.c
+	@mkdir -p bin
+	$(CC) -O2 -Wall -Wextra -c -o $@ $<
+
+bin/runc: tools/runc/go.mod tools/runc/go.sum bin/seccomp-join.o build/binaries.mk
+	@rm -f $@ # go would keep it where only the object changed
 	cd tools/runc && $(GO) build -trimpath \
 		-tags "seccomp urfave_cli_no_docs netgo osusergo" \
-		-ldflags "-s -w -linkmode external -extldflags -static" \
+		-ldflags "-s -w -linkmode external -extldflags '-static $(SECCOMP_LDFLAGS)'" \
 		-o ../../$@ github.com/opencontainers/runc
 	@touch $@
 
