@@ -129,7 +129,7 @@ func run(ctx context.Context, args []string, v Version) error {
 	}
 	logrus.SetOutput(dockerCli.Err())
 
-	r := newRoot(dockerCli, v)
+	r := newRoot(dockerCli, v) //nolint:contextcheck // commands get their context when they run
 	r.top.SetArgs(args)
 	cmd, rest, err := r.top.HandleGlobalFlags()
 	if err != nil {

@@ -61,6 +61,7 @@ func newRoot(dockerCli *command.DockerCli, v Version) *root {
 	r.completeGlobals()
 	commands.AddCommands(cmd, dockerCli)
 	cmd.AddCommand(newCompose(dockerCli))
+	r.addOwn()
 	r.explainFlags()
 	r.guard()
 	r.setHelp(help)
@@ -80,6 +81,15 @@ func newCompose(dockerCli command.Cli) *cobra.Command {
 		return dockercli.StatusError{StatusCode: 1, Status: err.Error()}
 	})
 	return cmd
+}
+
+// addOwn adds what Holdfast has beyond docker's commands.
+func (r *root) addOwn() {
+	for _, c := range r.cmd.Commands() {
+		if c.Name() == "image" {
+			c.AddCommand(newOutdated(r.cli))
+		}
+	}
 }
 
 func (r *root) completeGlobals() {

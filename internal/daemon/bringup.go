@@ -121,6 +121,7 @@ func (d *Daemon) startImages(context.Context) error {
 		Layers:   d.imageStore,
 		Archives: d.imageStore,
 		Registry: d.imageStore,
+		Moves:    store.NewCollection[image.Move](d.db, "image-moves"),
 		Platform: platforms.DefaultSpec(),
 	})
 	return nil

@@ -5,6 +5,7 @@ import (
 	buildrouter "holdfast.dev/holdfast/internal/httpapi/router/build"
 	containerrouter "holdfast.dev/holdfast/internal/httpapi/router/container"
 	distributionrouter "holdfast.dev/holdfast/internal/httpapi/router/distribution"
+	extensionrouter "holdfast.dev/holdfast/internal/httpapi/router/extension"
 	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
 	networkrouter "holdfast.dev/holdfast/internal/httpapi/router/network"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
@@ -18,6 +19,7 @@ func (d *Daemon) routers() []route.Router {
 		containerrouter.New(d.containers, committer{d}, d.facts.Cgroup.Version),
 		imagerouter.New(d.images),
 		buildrouter.New(d.builder),
+		extensionrouter.New(d.images),
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),

@@ -23,6 +23,7 @@ type Deps struct {
 	Layers   Layers
 	Archives Archives
 	Registry Registry
+	Moves    Moves
 	// Platform is what containers run on here.
 	Platform ocispec.Platform
 }

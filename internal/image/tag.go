@@ -92,6 +92,7 @@ func (s *Service) point(ctx context.Context, name string, target ocispec.Descrip
 		if err := s.keep(ctx, old); err != nil {
 			return fmt.Errorf("keep the image that had the name %q: %w", name, err)
 		}
+		s.noteMove(ctx, old)
 	}
 	r := Record{Name: name, Target: target, Labels: labels, Created: now, Updated: now}
 	if err := s.d.Records.Put(ctx, r); err != nil {

@@ -225,3 +225,28 @@ func TestBuildStepsEndWithAKilledDaemon(t *testing.T) {
 	d.Docker("build", "-t", "after", buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo fine > /f\n"}))
 	equal(t, "builds again", d.Docker("run", "--rm", "after", "cat", "/f"), "fine")
 }
+
+func TestImagesOnAnOldBase(t *testing.T) {
+	notOnTwin(t, "Docker has no such command")
+	d := daemon(t)
+	dir := func(text string) string { return buildDir(t, map[string]string{"Dockerfile": text}) }
+	base := func(n string) string { return dir("FROM busybox\nRUN echo " + n + " > /version\n") }
+	d.Docker("build", "-t", "base", base("one"))
+	was := format(d, "base", "{{.Id}}")
+	d.Docker("build", "-t", "app:1", dir("FROM base\nRUN echo app > /app\n"))
+	d.Docker("build", "-t", "same:1", dir("FROM base\nENV A=b\n"))
+	up(d, "--name", "user", "app:1", "sleep", "600")
+	equal(t, "nothing is outdated", d.Holdfast("image", "outdated", "-q"), "")
+	d.Docker("build", "-t", "base", base("two"))
+	equal(t, "both are", d.Holdfast("image", "outdated", "-q"), "app:1\nsame:1")
+	equal(t, "what and by whom", d.Holdfast("image", "outdated", "--no-trunc", "--format", "{{.Image}} {{.Base}} {{.BaseID}} {{.CurrentID}} {{.Containers}}"),
+		fmt.Sprintf("app:1 base:latest %[1]s %[2]s 1\nsame:1 base:latest %[1]s %[2]s 0", was, format(d, "base", "{{.Id}}")))
+	d.Docker("build", "-t", "same:1", dir("FROM base\nENV A=b\n"))
+	equal(t, "one was built again", d.Holdfast("image", "outdated", "-q"), "app:1")
+	d.Docker("build", "-t", "app:1", dir("FROM base\nRUN echo app > /app\n"))
+	contains(t, "its container still stands on the old one", d.Holdfast("image", "outdated", "--format", "{{.Image}} {{.Containers}}"), " 1")
+	d.Docker("rm", "-f", "user")
+	equal(t, "nothing is left", d.Holdfast("image", "outdated", "-q"), "")
+	d.Docker("image", "prune", "-f")
+	d.DockerFails("No such image", "image", "inspect", was)
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -147,7 +148,7 @@ func newFixtureAt(t *testing.T, root string, hosts imagestore.HostOptions) *fixt
 	})
 	f.Service = image.New(image.Deps{
 		Clock: clock.System{}, Log: log, Events: f, Users: f, Platform: platform,
-		Records: f.store, Content: f.store, Layers: f.store, Archives: f.store, Registry: f.store,
+		Records: f.store, Content: f.store, Layers: f.store, Archives: f.store, Registry: f.store, Moves: moves{},
 	})
 	return f
 }
@@ -277,3 +278,10 @@ func dockerArchive(t testing.TB, name string, config map[string]any, layers ...[
 	files = append(files, file{name: cname, body: string(c)}, file{name: "manifest.json", body: string(m)})
 	return tarOf(t, files...)
 }
+
+// moves keeps the moves of names in memory.
+type moves map[string]*image.Move
+
+func (m moves) Put(key string, v *image.Move) error { m[key] = v; return nil }
+func (m moves) Delete(key string) error             { delete(m, key); return nil }
+func (m moves) All() ([]*image.Move, error)         { return slices.Collect(maps.Values(m)), nil }

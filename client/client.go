@@ -1,0 +1,108 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errhttp"
+
+	"holdfast.dev/holdfast/api"
+)
+
+// Client talks to one daemon. It is safe for concurrent use.
+type Client struct {
+	http *http.Client
+}
+
+// New returns a Client that connects by dial.
+func New(dial func(context.Context) (net.Conn, error)) *Client {
+	return &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}}
+}
+
+// Close gives idle connections back.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// maxError bounds the text of an error reply.
+const maxError = 1 << 20
+
+// call sends in as JSON, if it is not nil, and reads the reply into out, if that
+// is not nil. Errors have the class that belongs to their status.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) (err error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://holdfast"+path, body)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the daemon: %w", err)
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return failure(resp)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("decode reply: %w", err)
+	}
+	return nil
+}
+
+// failure makes an error of an error reply. A daemon that has no such endpoint,
+// which is any but ours, does not serve it: errdefs.ErrNotImplemented.
+func failure(resp *http.Response) error {
+	var m struct {
+		Message string `json:"message"`
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+	if err != nil {
+		return fmt.Errorf("read error reply: %w", err)
+	}
+	if json.Unmarshal(b, &m) != nil || m.Message == "" {
+		m.Message = string(b)
+	}
+	if resp.StatusCode == http.StatusNotFound && m.Message == "page not found" {
+		return fmt.Errorf("the daemon does not serve this: it is not Holdfast's, or an older one: %w", errdefs.ErrNotImplemented)
+	}
+	return &replyError{text: m.Message, class: errhttp.ToNative(resp.StatusCode)}
+}
+
+// replyError is the daemon's own text with its class.
+type replyError struct {
+	text  string
+	class error
+}
+
+// Error implements error.
+func (e *replyError) Error() string { return e.text }
+
+// Unwrap gives the class.
+func (e *replyError) Unwrap() error { return e.class }
+
+// OutdatedImages lists the images that stand on an old base, by name.
+func (c *Client) OutdatedImages(ctx context.Context) ([]api.OutdatedImage, error) {
+	var out []api.OutdatedImage
+	err := c.call(ctx, http.MethodGet, api.PathOutdated, nil, &out)
+	return out, err
+}

@@ -1,0 +1,42 @@
+package extension
+
+import (
+	"context"
+	"net/http"
+
+	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/httpapi/route"
+	"holdfast.dev/holdfast/internal/image"
+)
+
+// Images is the image domain as this router needs it.
+type Images interface {
+	Outdated(ctx context.Context) ([]image.Outdated, error)
+}
+
+// Router serves the extensions.
+type Router struct {
+	images Images
+}
+
+// New returns the router.
+func New(images Images) *Router { return &Router{images} }
+
+// Routes implements route.Router.
+func (rt *Router) Routes() []route.Route {
+	return []route.Route{
+		{Method: http.MethodGet, Path: api.PathOutdated, Handler: rt.outdated},
+	}
+}
+
+func (rt *Router) outdated(w http.ResponseWriter, r *http.Request) error {
+	list, err := rt.images.Outdated(r.Context())
+	if err != nil {
+		return err
+	}
+	out := make([]api.OutdatedImage, len(list))
+	for i, o := range list {
+		out[i] = api.OutdatedImage(o)
+	}
+	return route.JSON(w, http.StatusOK, out)
+}
