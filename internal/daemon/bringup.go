@@ -110,6 +110,8 @@ func (d *Daemon) startImages(context.Context) error {
 		TempDir:     d.paths.Temp,
 		Platform:    platforms.DefaultSpec(),
 		Hosts:       registries(d.cfg, d.version),
+		Downloads:   d.cfg.MaxConcurrentDownloads,
+		Uploads:     d.cfg.MaxConcurrentUploads,
 	})
 	d.images = image.New(image.Deps{
 		Clock:    d.clock,
@@ -206,6 +208,9 @@ func (d *Daemon) networkSettings(instance string) network.Settings {
 	}
 	if p, err := netip.ParsePrefix(c.BridgeIP); err == nil { // checked by config
 		s.BIP = p
+	}
+	if p, err := netip.ParsePrefix(c.FixedCIDRv6); err == nil {
+		s.BIP6 = netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits())
 	}
 	if p, err := netip.ParsePrefix(c.FixedCIDR); err == nil {
 		s.FixedCIDR = p

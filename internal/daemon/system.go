@@ -119,7 +119,7 @@ func (b systemBackend) Info(ctx context.Context) (system.Info, error) {
 		},
 		DefaultRuntime:      "runc",
 		Swarm:               swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
-		LiveRestoreEnabled:  d.cfg.LiveRestore,
+		LiveRestoreEnabled:  d.settings().LiveRestore,
 		InitBinary:          filepath.Base(d.paths.Init),
 		ContainerdCommit:    system.Commit{ID: moduleVersion("github.com/containerd/containerd/v2")},
 		RuncCommit:          system.Commit{ID: d.runcVersion},

@@ -168,6 +168,13 @@ func TestNetworkInternalAndIPv6(t *testing.T) {
 	contains(t, "AAAA", d.Docker("exec", "probe6", "nettool", "lookup", "v6"), addr)
 }
 
+func TestDefaultNetworkWithIPv6(t *testing.T) {
+	notOnTwin(t, "takes other addresses there")
+	d := own(t, testkit.Options{Args: []string{"--ipv6", "--fixed-cidr-v6", "fd00:77::/64"}})
+	contains(t, "subnets", d.Docker("network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", "bridge"), "fd00:77::/64")
+	contains(t, "address", d.Docker("run", "--rm", "busybox", "ip", "-6", "addr", "show", "dev", "eth0"), "inet6 fd00:77::")
+}
+
 func TestNetworkHostNoneContainer(t *testing.T) {
 	d := daemon(t)
 	contains(t, "host", d.Docker("run", "--rm", "--network", "host", "busybox", "ls", "/sys/class/net"), "lo")

@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 
 	"github.com/docker/buildx/commands"
+	_ "github.com/docker/buildx/driver/docker"
+	_ "github.com/docker/buildx/driver/docker-container"
+	_ "github.com/docker/buildx/driver/remote"
 	"github.com/docker/buildx/util/cobrautil"
 	"github.com/docker/buildx/version"
 	"github.com/docker/cli/cli"
@@ -17,10 +20,6 @@ import (
 	"github.com/docker/cli/cli-plugins/plugin"
 	"github.com/docker/cli/cli/command"
 	"github.com/moby/buildkit/solver/errdefs"
-
-	_ "github.com/docker/buildx/driver/docker"
-	_ "github.com/docker/buildx/driver/docker-container"
-	_ "github.com/docker/buildx/driver/remote"
 )
 
 func main() {

@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -19,8 +20,7 @@ import (
 	"holdfast.dev/holdfast/internal/image"
 )
 
-// parallelLayers is how many layers are downloaded at a time.
-const parallelLayers = 3
+const defaultDownloads = 3
 
 // Pull implements image.Registry. Layers are unpacked while they arrive.
 func (s *Store) Pull(
@@ -78,7 +78,7 @@ func (pl *puller) pull(ctx context.Context, ref string, target ocispec.Descripto
 		pl.p.Update(short(l.Digest), "Pulling fs layer", 0, 0)
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallelLayers)
+	g.SetLimit(cmp.Or(pl.s.d.Downloads, defaultDownloads))
 	for _, l := range m.Layers {
 		g.Go(func() error { return pl.layer(gctx, l) })
 	}

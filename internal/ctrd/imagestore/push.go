@@ -1,6 +1,7 @@
 package imagestore
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"sync"
@@ -20,8 +21,7 @@ import (
 )
 
 const (
-	// parallelPushes is how many blobs are uploaded at a time.
-	parallelPushes = 5
+	defaultUploads = 5
 	// pushTick is how often the progress of a push is looked at.
 	pushTick = 100 * time.Millisecond
 )
@@ -50,7 +50,7 @@ func (s *Store) Push(ctx context.Context, ref string, target ocispec.Descriptor,
 	}
 	w := &pushWatch{track: a.track, p: p}
 	stop := w.start(ctx)
-	err = remotes.PushContent(ctx, pusher, target, s.d.Content, semaphore.NewWeighted(parallelPushes), platforms.All, w.wrap)
+	err = remotes.PushContent(ctx, pusher, target, s.d.Content, semaphore.NewWeighted(int64(cmp.Or(s.d.Uploads, defaultUploads))), platforms.All, w.wrap)
 	stop()
 	if err != nil {
 		return fromRegistry(ref, err)

@@ -38,6 +38,9 @@ type Deps struct {
 	Platform ocispec.Platform
 	// Hosts is how registries are reached.
 	Hosts HostOptions
+	// Downloads and Uploads are how many layers of an image are on their way at a
+	// time; 0 is Docker's 3 and 5.
+	Downloads, Uploads int
 }
 
 // Store fills image.Records, image.Content, image.Layers, image.Archives and

@@ -156,6 +156,9 @@ func (c *Config) checkNetwork() error {
 	if c.Bridge != "" && c.Bridge != "none" && c.BridgeIP != "" {
 		errs = append(errs, errors.New("you specified -b & --bip, mutually exclusive options. Please specify only one"))
 	}
+	if c.FixedCIDRv6 != "" && !c.IPv6 {
+		errs = append(errs, errors.New("fixed-cidr-v6 needs ipv6: the default network has no IPv6 without it"))
+	}
 	if c.MTU < 0 {
 		errs = append(errs, fmt.Errorf("invalid default MTU value: %d", c.MTU))
 	}
@@ -206,6 +209,12 @@ func (c *Config) checkRegistries() error {
 			errs = append(errs, fmt.Errorf("invalid mirror: %q: want http:// or https://", m))
 		case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
 			errs = append(errs, fmt.Errorf("invalid mirror: query, fragment or credentials at end of the URI %q", m))
+		}
+	}
+	for name, on := range c.Features {
+		// What Docker lets one choose by these is how Holdfast works anyway.
+		if known := name == "buildkit" || name == "containerd-snapshotter"; !known || !on {
+			errs = append(errs, fmt.Errorf("invalid features: %s=%v is not supported by Holdfast", name, on))
 		}
 	}
 	if c.MaxConcurrentDownloads < 1 {

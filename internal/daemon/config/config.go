@@ -199,8 +199,7 @@ func (c *Config) Reload(next Config) (out Config, applied, restart []string) {
 
 func reloadable(key string) bool {
 	switch key {
-	case "debug", "log-level", "labels", "features", "insecure-registries", "registry-mirrors",
-		"live-restore", "shutdown-timeout", "max-concurrent-downloads", "max-concurrent-uploads":
+	case "debug", "log-level", "labels", "live-restore", "shutdown-timeout":
 		return true
 	}
 	return false

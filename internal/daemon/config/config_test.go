@@ -57,7 +57,7 @@ func TestFileAndFlagsMakeTheSameConfig(t *testing.T) {
 		"dns": ["1.1.1.1"], "dns-search": ["example.org"], "dns-opts": ["ndots:1"],
 		"insecure-registries": ["reg:5000", "10.0.0.0/8"], "registry-mirrors": ["https://mirror/"],
 		"live-restore": false, "shutdown-timeout": 30, "init": true, "no-new-privileges": true,
-		"seccomp-profile": "unconfined", "labels": ["a=b"], "features": {"x": true},
+		"seccomp-profile": "unconfined", "labels": ["a=b"], "features": {"buildkit": true},
 		"max-concurrent-downloads": 7, "cgroup-parent": "/p", "exec-opts": ["native.cgroupdriver=systemd"],
 		"default-cgroupns-mode": "private", "bridge": "", "tlsverify": true
 	}`)
@@ -71,7 +71,7 @@ func TestFileAndFlagsMakeTheSameConfig(t *testing.T) {
 		"--fixed-cidr-v6=fd00::/80", "--userland-proxy=false", "--ip=127.0.0.1", "--dns=1.1.1.1", "--dns-search=example.org", "--dns-opt=ndots:1",
 		"--insecure-registry=reg:5000", "--insecure-registry=10.0.0.0/8", "--registry-mirror=https://mirror/",
 		"--live-restore=false", "--shutdown-timeout=30", "--init", "--no-new-privileges", "--seccomp-profile=unconfined",
-		"--label=a=b", "--feature=x=true", "--max-concurrent-downloads=7", "--cgroup-parent=/p",
+		"--label=a=b", "--feature=buildkit=true", "--max-concurrent-downloads=7", "--cgroup-parent=/p",
 		"--exec-opt=native.cgroupdriver=systemd", "--default-cgroupns-mode=private", "--tlsverify")
 	if err != nil {
 		t.Fatal(err)
@@ -107,6 +107,9 @@ func TestRefusals(t *testing.T) {
 		{"log driver", `{"log-driver": "syslog"}`, nil, `invalid log-driver "syslog": want one of json-file, local, none`},
 		{"pool", `{"default-address-pools": [{"base": "10.0.0.0/16", "size": 8}]}`, nil, "cannot be cut"},
 		{"registry", `{"insecure-registries": ["http://x"]}`, nil, "should not contain '://'"},
+		{"feature", `{"features": {"windows": true}}`, nil, "invalid features: windows=true is not supported"},
+		{"feature off", `{"features": {"buildkit": false}}`, nil, "invalid features: buildkit=false is not supported"},
+		{"v6 subnet without v6", `{"fixed-cidr-v6": "fd00::/80"}`, nil, "fixed-cidr-v6 needs ipv6"},
 		{"mirror", `{"registry-mirrors": ["x"]}`, nil, "invalid mirror"},
 		{"exec opt", `{"exec-opts": ["a=b"]}`, nil, "only native.cgroupdriver is known"},
 		{"same roots", "", []string{"--root=/a", "--exec-root=/a/"}, "must be different"},
@@ -136,11 +139,12 @@ func TestReload(t *testing.T) {
 	cur := Default()
 	next := Default()
 	next.Debug, next.Labels, next.Root = true, []string{"a=b"}, "/elsewhere"
+	next.InsecureRegistries = []string{"r:5000"} // the registry client is made at start
 	got, applied, restart := cur.Reload(next)
 	if !got.Debug || !slices.Equal(got.Labels, []string{"a=b"}) || got.Root != cur.Root {
 		t.Errorf("got %+v", got)
 	}
-	if !slices.Equal(applied, []string{"debug", "labels"}) || !slices.Equal(restart, []string{"data-root"}) {
+	if !slices.Equal(applied, []string{"debug", "labels"}) || !slices.Equal(restart, []string{"data-root", "insecure-registries"}) {
 		t.Errorf("applied %v, restart %v", applied, restart)
 	}
 }
