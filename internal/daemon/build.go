@@ -32,7 +32,7 @@ func (d *Daemon) startBuilder(ctx context.Context) error {
 		Client:       c,
 		Images:       builtImages{c.ImageService(), d.images},
 		Dangling:     image.DanglingPrefix,
-		Hosts:        imagestore.Registries(registries(d.cfg, d.version)),
+		Hosts:        imagestore.Registries(registries(d.cfg, d.version)), //nolint:contextcheck // it only reads files
 		Networks:     buildNetworks{d.networks, files},
 		Runc:         d.paths.Runc,
 		CgroupParent: path.Join("/", d.cfg.CgroupParent),
@@ -43,7 +43,7 @@ func (d *Daemon) startBuilder(ctx context.Context) error {
 		return fmt.Errorf("start the builder: %w", err)
 	}
 	d.builder = b
-	d.onStop(func(context.Context) error { return b.Close() })
+	d.onStop(func(context.Context) error { return b.Close() }) //nolint:contextcheck // it finishes whatever becomes of the caller
 	return nil
 }
 
