@@ -37,6 +37,9 @@ func lay(t *nftables.Table, r network.Rules) layout {
 	for _, m := range portMaps(t) {
 		l.sets = append(l.sets, filledSet{m.set, m.elements(r.Ports)})
 	}
+	for i := range l.sets {
+		l.sets[i].set.ID = setID(i)
+	}
 	base := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority, rules ...[]expr.Any) filledChain {
 		return filledChain{&nftables.Chain{Name: name, Table: t, Type: typ, Hooknum: hook, Priority: prio}, rules}
 	}
@@ -51,6 +54,11 @@ func lay(t *nftables.Table, r network.Rules) layout {
 	}
 	return l
 }
+
+// setID numbers the sets of a batch. Left to the library, the numbers come from
+// one counter for all connections, which nothing guards: two sets of a batch
+// could get the same.
+func setID(i int) uint32 { return uint32(i) + 1 }
 
 // portRules look a packet's destination up in the maps of published ports. A
 // port on one address goes before one on all addresses of the host. ::1 is left

@@ -55,6 +55,7 @@ func addDNSTable(c *nftables.Conn, ports []network.PortRule) error {
 	c.DelTable(t)
 	c.AddTable(t)
 	m := dnsMap(t)
+	m.set.ID = setID(0)
 	if err := c.AddSet(m.set, m.elements(ports)); err != nil {
 		return err
 	}
