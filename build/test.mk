@@ -37,7 +37,7 @@ test-chaos: build ## kill -9 loops for DURATION (root)
 	HF_CHAOS_DURATION=$(DURATION) $(GO) run ./cmd/hfdev test chaos
 
 golden-update: ## write the golden files anew
-	$(GO) test ./internal/deptest ./internal/container -run "Review|Spec" -update
+	$(GO) test ./internal/deptest ./internal/container ./internal/daemon/config -run "Review|Spec|Reference" -update
 
 bench: build ## measure against docker.io and podman where installed (root)
 	$(GO) run ./cmd/hfdev bench -write docs/bench.md

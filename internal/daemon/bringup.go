@@ -203,6 +203,9 @@ func (d *Daemon) networkSettings(instance string) network.Settings {
 		DNSSearch:     c.DNSSearch,
 		DNSOptions:    c.DNSOptions,
 	}
+	if s.NoBridge = c.Bridge == "none"; s.NoBridge {
+		s.BridgeName = ""
+	}
 	if s.BridgeName == "" && instance != "" {
 		s.BridgeName = "hf-" + instance
 	}

@@ -373,11 +373,30 @@ func (s *Service) ensurePredefined(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.d.Settings.NoBridge {
+		return s.dropDefaultBridge()
+	}
 	r, err := s.defaultBridge(ctx)
 	if err != nil {
 		return fmt.Errorf("default bridge: %w", err)
 	}
 	return s.keep(r)
+}
+
+// dropDefaultBridge forgets the network that an earlier daemon had; Sweep
+// removes its bridge.
+func (s *Service) dropDefaultBridge() error {
+	r := s.predefined(mobynet.NetworkBridge)
+	if r == nil {
+		return nil
+	}
+	if err := s.d.Records.Delete(r.ID); err != nil {
+		return fmt.Errorf("forget network %s: %w", r.Name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.nets, r.ID)
+	return nil
 }
 
 func (s *Service) keep(r *Record) error {

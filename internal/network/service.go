@@ -41,6 +41,7 @@ type Deps struct {
 type Settings struct {
 	Instance      string       // tells our kernel objects from those of another daemon
 	BridgeName    string       // default "holdfast0"
+	NoBridge      bool         // there is no default bridge network
 	BIP, BIP6     netip.Prefix // the default bridge's own addresses; invalid: chosen from the pools
 	FixedCIDR     netip.Prefix // part of BIP's subnet that containers get addresses from
 	DefaultPools  []Pool       // default Docker's

@@ -168,6 +168,19 @@ func TestNetworkInternalAndIPv6(t *testing.T) {
 	contains(t, "AAAA", d.Docker("exec", "probe6", "nettool", "lookup", "v6"), addr)
 }
 
+func TestNoDefaultNetwork(t *testing.T) {
+	notOnTwin(t, "says it in other words")
+	d := own(t, testkit.Options{Args: []string{"--bridge=none"}})
+	equal(t, "networks", d.Docker("network", "ls", "--format", "{{.Name}}"), "host\nnone")
+	d.DockerFails("network bridge not found", "run", "--rm", "busybox", "true")
+	equal(t, "none", d.Docker("run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"), "lo")
+	d.Docker("network", "create", "own")
+	contains(t, "own network", d.Docker("run", "--rm", "--network", "own", "busybox", "ip", "addr", "show", "eth0"), "inet ")
+	if out := d.Exec("ip", "-o", "link", "show", "type", "bridge"); strings.Count(out, "\n") > 1 || strings.Contains(out, " none:") {
+		t.Errorf("bridges: %s", out)
+	}
+}
+
 func TestDefaultNetworkWithIPv6(t *testing.T) {
 	notOnTwin(t, "takes other addresses there")
 	d := own(t, testkit.Options{Args: []string{"--ipv6", "--fixed-cidr-v6", "fd00:77::/64"}})
