@@ -86,11 +86,11 @@ func (s *Service) finish(ctx context.Context, c *Container, exit Exit) {
 		"execDuration": strconv.Itoa(int(e.ran.Seconds())),
 	})
 	s.endRun(c)
+	s.notifyExit(c) // each run's end, also of one that is followed by another
 	if again {
 		s.scheduleRestart(c, pause)
 		return
 	}
-	s.notifyExit(c)
 	if removing {
 		if err := s.remove(ctx, c, true); err != nil {
 			s.d.Log.Error("container not removed after its end", logkey.Container, r.ID, logkey.Err, err)
