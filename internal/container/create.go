@@ -83,6 +83,8 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 	if err := validateCombined(&user, &host); err != nil {
 		return nil, warnings, err
 	}
+	links := host.Links
+	host.Links = nil // shown with the endpoint
 	var img ImageInfo
 	if user.Image != "" {
 		if img, err = s.d.Images.Resolve(ctx, user.Image); err != nil {
@@ -106,7 +108,7 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 	rec := &Record{
 		ImageID: img.ID, ImageParent: img.ChainID, ImageManifest: img.Manifest,
 		Config: cfg, HostConfig: &host, Phase: Created,
-		Endpoints: endpointWishes(in.Networking, host.NetworkMode),
+		Endpoints: endpointWishes(in.Networking, host.NetworkMode, links),
 	}
 	rec.Path, rec.Args = command(cfg)
 	if rec.Mounts, err = s.planMounts(rec); err != nil {
@@ -197,8 +199,9 @@ func (s *Service) pinShared(h *container.HostConfig) error {
 	return nil
 }
 
-// endpointWishes is what the user asked of networks, by name.
-func endpointWishes(n *network.NetworkingConfig, mode container.NetworkMode) map[string]*network.EndpointSettings {
+// endpointWishes is what the user asked of networks, by name. Links that the
+// request has at the host's settings are the main network's.
+func endpointWishes(n *network.NetworkingConfig, mode container.NetworkMode, links []string) map[string]*network.EndpointSettings {
 	out := map[string]*network.EndpointSettings{}
 	if mode.IsContainer() {
 		return out
@@ -216,6 +219,9 @@ func endpointWishes(n *network.NetworkingConfig, mode container.NetworkMode) map
 	}
 	if len(out) == 0 {
 		out[mode.NetworkName()] = &network.EndpointSettings{}
+	}
+	if main := out[mode.NetworkName()]; main != nil && len(main.Links) == 0 {
+		main.Links = slices.Clone(links)
 	}
 	return out
 }

@@ -261,7 +261,10 @@ func outside(a netip.Addr, subnet netip.Prefix) string {
 // assignSubnets fills r.IPAM in: what was asked for, and for a family that
 // nothing was asked for a subnet from the pools. create is held.
 func (s *Service) assignSubnets(ctx context.Context, r *Record, want *mobynet.IPAM) error {
-	r.IPAM = mobynet.IPAM{Driver: "default", Options: map[string]string{}}
+	r.IPAM = mobynet.IPAM{Driver: "default"}
+	if want != nil {
+		r.IPAM.Options = want.Options // none, or none by name: clients see the difference
+	}
 	taken := s.ownSubnets(r.ID)
 	have := map[int]bool{}
 	if want != nil {

@@ -83,7 +83,11 @@ func checkEndpoint(n *netw, want *mobynet.EndpointSettings) error {
 	case fixed && n.rec.Predefined:
 		errs = append(errs, "user-specified IP address is supported on user-defined networks only")
 	case fixed && !n.rec.UserSubnet:
-		errs = append(errs, "user specified IP address is supported only when connecting to networks with user configured subnets")
+		for _, a := range []netip.Addr{v4, v6} {
+			if a.IsValid() {
+				errs = append(errs, fmt.Sprintf("no configured subnet contains IP address %s", a))
+			}
+		}
 	case v6.Is4In6():
 		errs = append(errs, fmt.Sprintf("invalid IPv6 address: %s", v6))
 	default:

@@ -226,7 +226,12 @@ func (s *Service) plug(ctx context.Context, sb *sandbox, e *endpoint) error {
 	if err := s.openResolver(ctx, sb); err != nil {
 		return err
 	}
-	if err := s.retarget(ctx, sb); err != nil {
+	// A container that had only internal networks has published nothing so far.
+	publish := s.retarget
+	if len(sb.ports) == 0 {
+		publish = s.publishPorts
+	}
+	if err := publish(ctx, sb); err != nil {
 		return err
 	}
 	return s.updateFiles(sb, e, true)
@@ -330,6 +335,7 @@ func (s *Service) showNames(sb *sandbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var zones []*zone
+	var ls []links
 	for _, e := range sb.eps {
 		if !e.net.named() || !e.attached {
 			continue
@@ -339,8 +345,12 @@ func (s *Service) showNames(sb *sandbox) {
 			e.live = true
 		}
 		zones = append(zones, e.net.zone)
+		if len(e.set.Links) > 0 {
+			ls = append(ls, linksOf(e))
+		}
 	}
 	sb.view.zones.Store(&zones)
+	sb.view.links.Store(&ls)
 	var up []Upstream
 	if slices.ContainsFunc(sb.eps, func(e *endpoint) bool { return !e.net.rec.Internal }) {
 		up = s.upstreams(sb.req)

@@ -75,7 +75,48 @@ func (z *zone) remove(addrs []netip.Addr) {
 // its endpoints.
 type view struct {
 	zones     atomic.Pointer[[]*zone]
+	links     atomic.Pointer[[]links]
 	upstreams atomic.Pointer[[]Upstream]
+}
+
+// links are a container's own names for others of one network.
+type links struct {
+	zone *zone
+	to   map[string]string // lower-case, to a name of the zone
+}
+
+// linksOf reads --link values: name or ID of the other container, and the own
+// name for it where that differs.
+func linksOf(e *endpoint) links {
+	out := links{zone: e.net.zone, to: map[string]string{}}
+	for _, l := range e.set.Links {
+		name, alias, ok := strings.Cut(l, ":")
+		if !ok {
+			alias = name
+		}
+		name = strings.ToLower(strings.TrimPrefix(name, "/"))
+		if len(name) == 64 {
+			name = short(name) // an ID in full; the zone has the short one
+		}
+		out.to[strings.ToLower(alias)] = name
+	}
+	return out
+}
+
+func (v *view) linked(name string) ([]netip.Addr, bool) {
+	all := v.links.Load()
+	if all == nil {
+		return nil, false
+	}
+	for _, l := range *all {
+		own := strings.TrimSuffix(name, "."+strings.ToLower(l.zone.network))
+		if to, ok := l.to[own]; ok {
+			if addrs, ok := l.zone.data.Load().names[to]; ok {
+				return addrs, true
+			}
+		}
+	}
+	return nil, false
 }
 
 // Lookup implements View. A name may carry the name of the network behind a dot.
@@ -83,6 +124,9 @@ func (v *view) Lookup(name string) ([]netip.Addr, bool) {
 	zones := v.zones.Load()
 	if zones == nil {
 		return nil, false
+	}
+	if addrs, ok := v.linked(name); ok {
+		return addrs, true
 	}
 	for _, z := range *zones {
 		if addrs, ok := z.data.Load().names[name]; ok {

@@ -48,3 +48,34 @@ func upstreamDNS(t *testing.T, d *testkit.Daemon, addr, name, ip string) string 
 	})
 	return host
 }
+
+// A link on a user-defined network is a name that one container alone has for another.
+func TestLinksAreNamesOfOneContainer(t *testing.T) {
+	d := daemon(t)
+	d.Docker("network", "create", "linked")
+	web(d, "first-with-a-long-name", "--network", "linked")
+	probe(d, "plain", "--network", "linked")
+	probe(d, "one", "--network", "linked", "--link", "first-with-a-long-name:uno", "--link", "later:due")
+	addr := format(d, "first-with-a-long-name", "{{.NetworkSettings.Networks.linked.IPAddress}}")
+	contains(t, "by alias", d.Docker("exec", "one", "nettool", "lookup", "uno"), addr)
+	contains(t, "with the network", d.Docker("exec", "one", "nettool", "lookup", "uno.linked"), addr)
+	contains(t, "inspect", format(d, "one", "{{json .NetworkSettings.Networks.linked.Links}}"), "first-with-a-long-name:uno")
+	if r := lookup(d, "plain", "uno"); r.Code == 0 {
+		t.Errorf("another container has the link too: %s", r)
+	}
+	if r := lookup(d, "one", "due"); r.Code == 0 {
+		t.Errorf("nobody is there yet: %s", r)
+	}
+	probe(d, "later", "--network", "linked")
+	get(d, "one", "http://uno/", "first-with-a-long-name")
+	contains(t, "started later", d.Docker("exec", "one", "nettool", "lookup", "due"), format(d, "later", "{{.NetworkSettings.Networks.linked.IPAddress}}"))
+	// connect has links too, with us to an ID as well
+	target := "first-with-a-long-name"
+	if engine != testkit.Dockerd {
+		target = format(d, target, "{{.Id}}")
+	}
+	d.Docker("network", "create", "linked2")
+	d.Docker("network", "connect", "linked2", "first-with-a-long-name")
+	d.Docker("network", "connect", "--link", target+":tre", "linked2", "plain")
+	contains(t, "by ID", d.Docker("exec", "plain", "nettool", "lookup", "tre"), format(d, "first-with-a-long-name", "{{.NetworkSettings.Networks.linked2.IPAddress}}"))
+}

@@ -232,11 +232,11 @@ func TestHostileArchives(t *testing.T) {
 		"huge header":   hugeHeader(),
 	} {
 		code, out := d.API(http.MethodPost, "/images/load", body)
-		if code == 200 && !bytes.Contains(out, []byte("error")) {
+		if (code != 200 || !bytes.Contains(out, []byte(`"errorDetail"`))) && (engine != testkit.Dockerd || code < 400) {
 			t.Errorf("load %s: %d %s", name, code, out)
 		}
 	}
-	equal(t, "nothing half made", strings.Join(slices.DeleteFunc(strings.Fields(d.Docker("images", "--format", "{{.Repository}}")), func(s string) bool { return s == "evil" }), " "), "busybox")
+	equal(t, "nothing half made", strings.Join(slices.DeleteFunc(strings.Fields(d.Docker("images", "--format", "{{.Repository}}")), func(s string) bool { return s == "evil" || s == "nettool" }), " "), "busybox")
 	equal(t, "still alive", d.Docker("run", "--rm", "busybox", "echo", "yes"), "yes")
 }
 

@@ -130,6 +130,18 @@ func TestNetworkCreateAndConnectAreChecked(t *testing.T) {
 	d := daemon(t)
 	d.Docker("network", "create", "--ipv6", "--subnet", "fd00:88::/64", "--subnet", "10.88.0.0/24", "both")
 	equal(t, "IPv4 first", format(d, "both", "{{range .IPAM.Config}}{{.Subnet}} {{end}}"), "10.88.0.0/24 fd00:88::/64 ")
+	for body, want := range map[string]string{
+		`{"Name":"optnull"}`:                              "null",
+		`{"Name":"optnull2","IPAM":{"Driver":"default"}}`: "null",
+		`{"Name":"optnone","IPAM":{"Options":{}}}`:        "{}",
+	} {
+		if code, out := d.API(http.MethodPost, "/networks/create", body); code != http.StatusCreated {
+			t.Errorf("%s: %d %s", body, code, out)
+		}
+		equal(t, "IPAM options of "+body, format(d, strings.Split(body, `"`)[3], "{{json .IPAM.Options}}"), want)
+	}
+	d.Docker("network", "create", "auto")
+	d.DockerFails("no configured subnet contains IP address 10.88.9.9", "run", "--rm", "--network", "auto", "--ip", "10.88.9.9", "busybox", "true")
 	d.Docker("network", "create", "odd@name#$")
 	d.Docker("network", "rm", "odd@name#$")
 	d.DockerFails("invalid IPv6 address: ::ffff:10.88.0.9", "run", "--rm", "--network", "both", "--ip6", "::ffff:10.88.0.9", "busybox", "true")
@@ -258,6 +270,31 @@ func TestPublishedPortTakenByAnotherProgram(t *testing.T) {
 	d.Listen("tcp", "0.0.0.0:8085")
 	d.DockerFails("address already in use", "run", "--name", "late", "-p", "8085:80", "busybox", "true")
 	equal(t, "created, not started", format(d, "late", "{{.State.Status}}"), "created")
+}
+
+// Ports of a container in internal networks only are published once it is in another.
+func TestPublishedPortsFollowAConnect(t *testing.T) {
+	notOnTwin(t, "20.10 publishes them with the daemon's proxy all the same")
+	d := daemon(t)
+	d.Docker("network", "create", "--internal", "closed")
+	d.Docker("network", "create", "open")
+	web(d, "moved", "--network", "closed", "-p", "8086:80")
+	fetch := func() string {
+		r, err := d.HTTP().Get("http://127.0.0.1:8086/")
+		if err != nil {
+			return err.Error()
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		return fmt.Sprint(string(b), err)
+	}
+	contains(t, "internal", fetch(), "refused")
+	d.Docker("network", "connect", "open", "moved")
+	contains(t, "connected", fetch(), "moved")
+	d.Docker("network", "disconnect", "open", "moved")
+	if got := fetch(); strings.Contains(got, "moved") {
+		t.Errorf("disconnected: %s", got)
+	}
 }
 
 func TestPublishedUDP(t *testing.T) {

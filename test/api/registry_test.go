@@ -140,7 +140,11 @@ func TestPushAndPull(t *testing.T) {
 	contains(t, "pull", out, "Digest: sha256:")
 	equal(t, "same image", format(d, ref, "{{.Id}}"), id)
 	equal(t, "runs", d.Docker("run", "--rm", ref), "one")
-	contains(t, "again", d.Docker("pull", ref), "Status: Image is up to date for "+ref)
+	again := d.Docker("pull", ref)
+	contains(t, "again", again, "Status: Image is up to date for "+ref)
+	if strings.Contains(again, "Pulling fs layer") {
+		t.Errorf("a pull of what is there shows layers: %s", again)
+	}
 	digest := format(d, ref, "{{index .RepoDigests 0}}")
 	contains(t, "digest", digest, r.addr+"/team/app@sha256:")
 	d.Docker("rmi", "-f", ref)

@@ -135,7 +135,7 @@ func TestFixedAddresses(t *testing.T) {
 		{"fix", "10.77.1.1", "Address already in use"},
 		{"fix", "10.77.5.0", "Address already in use"},
 		{"fix", "10.78.1.1", "no configured subnet contains IP address 10.78.1.1"},
-		{"auto", "10.77.1.1", "user specified IP address is supported only when connecting to networks with user configured subnets"},
+		{"auto", "10.77.1.1", "no configured subnet contains IP address 10.77.1.1"},
 		{"bridge", "172.17.0.9", "user-specified IP address is supported on user-defined networks only"},
 	} {
 		r := w.request("c", c.net)

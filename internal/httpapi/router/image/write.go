@@ -79,7 +79,13 @@ func (rt *Router) load(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := newMessages(w)
-	return out.end(rt.b.Load(r.Context(), r.Body, want, out, route.BoolOr(r, "quiet", true)))
+	err = rt.b.Load(r.Context(), r.Body, want, out, route.BoolOr(r, "quiet", true))
+	if err != nil {
+		// Always in the stream: clients look there, and not at the status.
+		domain.WriteError(out, err)
+		return nil
+	}
+	return out.end(nil)
 }
 
 func (rt *Router) create(w http.ResponseWriter, r *http.Request) error {
