@@ -49,24 +49,48 @@ func (d *Daemon) cleanup() {
 // reap kills all processes of a test daemon and removes its cgroups and files.
 // Its mounts go with its mount namespace.
 func reap(dir, tag string, holderPid int) error {
+	if err := killAll(tag, holderPid, true); err != nil {
+		return err
+	}
+	return errors.Join(removeCgroups(tag), removeTree(dir))
+}
+
+// killAll kills the processes of a test daemon, frozen ones too, and its
+// namespaces' holder if holderToo says so.
+func killAll(tag string, holderPid int, holderToo bool) error {
 	last, ok := poll(10*time.Second, func() (bool, string) {
 		ps := processesOf(tag, holderPid)
 		var left []string
 		// The holder goes last: its namespace is how the others are found.
 		for _, p := range slices.Backward(ps) {
-			if p.pid == holderPid && len(ps) > 1 {
+			if p.pid == holderPid && (!holderToo || len(ps) > 1) {
 				continue
 			}
 			if err := syscall.Kill(p.pid, syscall.SIGKILL); err == nil {
 				left = append(left, p.String())
 			}
 		}
+		thaw(tag)
 		return len(left) == 0, strings.Join(left, "\n")
 	})
 	if !ok {
 		return fmt.Errorf("processes do not end:\n%s", last)
 	}
-	return errors.Join(removeCgroups(tag), removeTree(dir))
+	return nil
+}
+
+// thaw lets paused containers run on: under cgroup v1 a frozen process does not
+// even die.
+func thaw(tag string) {
+	for glob, value := range map[string]string{
+		"/sys/fs/cgroup/freezer/" + tag + "*/*/freezer.state": "THAWED",
+		"/sys/fs/cgroup/" + tag + "*/*/cgroup.freeze":         "0",
+	} {
+		files, _ := filepath.Glob(glob) // the pattern is good
+		for _, f := range files {
+			_ = os.WriteFile(f, []byte(value), 0) // gone by now, or killAll tells
+		}
+	}
 }
 
 func removeCgroups(tag string) error {
