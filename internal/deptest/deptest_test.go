@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -191,5 +192,52 @@ func list(t *testing.T, args ...string) []pkg {
 			t.Fatal(err)
 		}
 		pkgs = append(pkgs, p)
+	}
+}
+
+// The page that explains the firewall shows the rules that a test of
+// internal/network/nettest holds against the kernel.
+func TestRulesAreExplained(t *testing.T) {
+	rules, err := os.ReadFile("../network/nettest/testdata/rules.nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/ops/nftables.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(page, rules) {
+		t.Error("docs/ops/nftables.md does not show the rules as they are: put them in and revise its prose")
+	}
+}
+
+// Documents name files; a file that is gone makes them lie.
+func TestDocumentsNameFilesThatAreThere(t *testing.T) {
+	var pages []string
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../docs/*/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	if len(pages) < 5 {
+		t.Fatalf("pages %v", pages)
+	}
+	path := regexp.MustCompile("`((?:internal|cmd|docs|test|tools|examples|build|packaging|changelog)/[a-zA-Z0-9_./-]*[a-zA-Z0-9])`")
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range path.FindAllSubmatch(text, -1) {
+			name := string(m[1])
+			if strings.HasPrefix(name, "test/artifacts") || strings.Contains(name, "...") {
+				continue // made by tests
+			}
+			if _, err := os.Stat(filepath.Join("../..", name)); err != nil {
+				t.Errorf("%s names %s, which is not there", page, name)
+			}
+		}
 	}
 }
