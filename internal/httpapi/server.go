@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -26,6 +27,11 @@ const (
 	headerLimit = time.Minute
 	// cutLimit is how long handlers get after their context ended.
 	cutLimit = 5 * time.Second
+	// drainFrom is what net/http reads by itself of a request that was answered
+	// early; drainLimit and drainTime bound what is read beyond.
+	drainFrom  = 256 << 10
+	drainLimit = 1 << 30
+	drainTime  = 10 * time.Second
 )
 
 // Options for New. Log and Clock are required.
@@ -144,6 +150,7 @@ func (s *Server) wrap(rt route.Route) http.Handler {
 		if err != nil {
 			s.fail(w, r, err)
 		}
+		s.drain(w, r)
 		if s.o.Log.Enabled(ctx, slog.LevelDebug) {
 			s.o.Log.Debug("API request done", logkey.Method, r.Method, logkey.Path, r.URL.Path,
 				logkey.Status, w.status, logkey.Duration, s.o.Clock.Now().Sub(start))
@@ -182,6 +189,26 @@ func (s *Server) call(h route.Handler, w *response, r *http.Request) (err error)
 		}
 	}()
 	return h(w, r.WithContext(route.WithVersion(r.Context(), v)))
+}
+
+// drain takes what a client still sends, for a while, after it was answered:
+// most read the answer only then, and a connection closed under them would make
+// a broken pipe of it. What is short is left to net/http, which does the same.
+func (s *Server) drain(w *response, r *http.Request) {
+	if w.hijacked || (r.ContentLength >= 0 && r.ContentLength < drainFrom) || r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	rc := http.NewResponseController(w)
+	if rc.Flush() != nil || rc.SetReadDeadline(s.o.Clock.Now().Add(drainTime)) != nil {
+		return // it is gone, or no real connection
+	}
+	if _, err := io.CopyN(io.Discard, r.Body, drainLimit); err != nil && !errors.Is(err, io.EOF) {
+		s.o.Log.Debug("rest of request not read", logkey.Path, r.URL.Path, logkey.Err, err)
+		return // net/http closes the connection
+	}
+	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+		s.o.Log.Debug("connection not used again", logkey.Err, err)
+	}
 }
 
 // fail writes the error reply where that is still possible.

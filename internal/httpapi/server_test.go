@@ -217,6 +217,40 @@ func TestHijack(t *testing.T) {
 	}
 }
 
+// A client that uploads reads no answer before it has sent all: an early refusal
+// must not cut it off while it sends, or it learns of a broken pipe only.
+func TestEarlyAnswerReachesAnUploader(t *testing.T) {
+	s := newServer(t, io.Discard, 0, route.Route{Method: "POST", Path: "/load", Handler: func(http.ResponseWriter, *http.Request) error {
+		return fault.New(errdefs.ErrInvalidArgument, "this is no archive")
+	}})
+	socket, stop := startServer(t, s)
+	defer func() { _ = stop() }()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const chunk, chunks = 1 << 20, 16
+	if _, err := fmt.Fprintf(conn, "POST /load HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", chunk*chunks); err != nil {
+		t.Fatal(err)
+	}
+	for i := range chunks {
+		if _, err := conn.Write(make([]byte, chunk)); err != nil {
+			t.Fatalf("after %d MiB: %v", i, err)
+		}
+		time.Sleep(60 * time.Millisecond) // slower than the server's own patience
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "this is no archive") {
+		t.Errorf("%d %s, %v", resp.StatusCode, body, err)
+	}
+}
+
 func TestShutdownEndsStreamsAndLetsRequestsFinish(t *testing.T) {
 	finish := make(chan struct{})
 	started := make(chan struct{}, 2)

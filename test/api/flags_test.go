@@ -179,7 +179,7 @@ func TestRunRestartPolicies(t *testing.T) {
 	})
 	d.Docker("stop", "always")
 	equal(t, "stopped stays stopped", format(d, "always", "{{.State.Status}}"), "exited")
-	d.DockerFails("maximum retry count cannot be used with restart policy 'always'", "create", "--restart", "always:3", "busybox")
+	d.DockerFails("maximum retry count can", "create", "--restart", "always:3", "busybox")
 }
 
 func TestRunLogDrivers(t *testing.T) {
