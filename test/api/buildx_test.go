@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/client"
 	"github.com/tonistiigi/fsutil"
+	"golang.org/x/sync/errgroup"
 
 	"holdfast.dev/holdfast/internal/testkit"
 )
@@ -204,5 +207,134 @@ func TestBuildInASession(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Logf("the session ended with: %v", err)
+	}
+}
+
+func TestBuildOnAFullDisk(t *testing.T) {
+	notOnTwin(t, "ours alone promises it")
+	testkit.RequireBin(t, "cli-plugins/docker-buildx")
+	d := own(t, testkit.Options{RootTmpfs: 96})
+	d.Image("busybox")
+	good := buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo kept > /kept\n"})
+	d.Holdfast("build", "-t", "good", good)
+	for _, dockerfile := range []string{
+		"FROM busybox\nRUN head -c 200000000 /dev/zero > /big\n",                  // in a step
+		"FROM busybox\nRUN head -c 60000000 /dev/urandom > /big\n",                // in the export: layer and blob do not fit both
+		"FROM busybox\nRUN --mount=type=cache,target=/c cat /dev/zero > /c/big\n", // in a cache mount
+	} {
+		r := d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), "build", "--progress", "plain", "-t", "toobig", buildDir(t, map[string]string{"Dockerfile": dockerfile}))
+		// In a step it is the step's own program that says so.
+		told := strings.Contains(r.Err, "no space left on device") || strings.Contains(r.Err, "No space left on device") || strings.Contains(r.Err, "I/O error")
+		if r.Code == 0 || !told {
+			t.Errorf("%s: want a failure for want of space, got %s", dockerfile, r)
+		}
+		d.DockerFails("No such image", "image", "inspect", "toobig")
+		d.Eventually(settle, "what the failed build wrote is gone", func() (bool, string) {
+			r := d.DockerResult("run", "--rm", "good", "cat", "/kept")
+			return r.Code == 0 && r.Out == "kept\n", r.String()
+		})
+	}
+	// A cache mount is kept, and fills the disk until somebody prunes it.
+	contains(t, "prune on a full disk", d.Holdfast("builder", "prune", "-f", "--filter", "type=exec.cachemount"), "Total:")
+	// There is space again: the same daemon builds, from what is still in its cache
+	// and anew.
+	d.Holdfast("build", "-t", "good2", good)
+	d.Holdfast("build", "-t", "small", buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN head -c 1000000 /dev/urandom > /some\n"}))
+	equal(t, "small", d.Docker("run", "--rm", "small", "wc", "-c", "/some"), "1000000 /some")
+}
+
+func TestBuildsSideBySide(t *testing.T) {
+	d := buildx(t)
+	const n = 4
+	dirs := make([]string, n)
+	for i := range dirs {
+		dirs[i] = buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo shared > /shared\nARG N\nRUN echo $N > /n\n"})
+	}
+	var g errgroup.Group
+	for i, dir := range dirs {
+		g.Go(func() error {
+			r := d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), "build", "--build-arg", fmt.Sprint("N=", i), "-t", fmt.Sprint("side", i), dir)
+			if r.Code != 0 {
+				return errors.New(r.String())
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	first := format(d, "side0", "{{index .RootFS.Layers 1}}")
+	for i := range n {
+		name := fmt.Sprint("side", i)
+		equal(t, "content", d.Docker("run", "--rm", name, "cat", "/shared", "/n"), fmt.Sprintf("shared\n%d", i))
+		equal(t, "the common step ran once", format(d, name, "{{index .RootFS.Layers 1}}"), first)
+	}
+}
+
+func TestBake(t *testing.T) {
+	d := buildx(t)
+	dir := buildDir(t, map[string]string{
+		"Dockerfile":      "FROM busybox\nARG WHO\nRUN echo $WHO > /who\n",
+		"docker-bake.hcl": "group \"default\" { targets = [\"a\", \"b\"] }\ntarget \"a\" {\n tags = [\"bake-a\"]\n args = { WHO = \"a\" }\n}\ntarget \"b\" {\n inherits = [\"a\"]\n tags = [\"bake-b\"]\n args = { WHO = \"b\" }\n}\n",
+	})
+	cmd := d.Command(t.Context(), filepath.Join(testkit.BinDir(), "holdfast"), "bake")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, n := range []string{"a", "b"} {
+		equal(t, n, d.Docker("run", "--rm", "bake-"+n, "cat", "/who"), n)
+	}
+}
+
+func TestBuildContexts(t *testing.T) {
+	d := buildx(t)
+	r := d.Run("FROM busybox\nRUN echo piped > /p\n", filepath.Join(testkit.BinDir(), "holdfast"), "build", "-t", "piped", "-")
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	equal(t, "Dockerfile on standard input", d.Docker("run", "--rm", "piped", "cat", "/p"), "piped")
+	r = d.Run("FROM busybox\nRUN echo classic > /p\n", "docker", "build", "-t", "piped2", "-")
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	equal(t, "the same by the classic endpoint", d.Docker("run", "--rm", "piped2", "cat", "/p"), "classic")
+
+	layer := testkit.Layer{"Dockerfile": {Body: "FROM busybox\nCOPY x /x\n"}, "x": {Body: "from a tar"}}.Tar()
+	serve := up(d, "--name", "files", "busybox", "sh", "-c", "mkdir /www; httpd -f -p 80 -h /www")
+	file := filepath.Join(t.TempDir(), "ctx.tar")
+	if err := os.WriteFile(file, layer, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.Docker("cp", file, serve+":/www/ctx.tar")
+	url := "http://" + format(d, serve, "{{.NetworkSettings.Networks.bridge.IPAddress}}") + "/ctx.tar"
+	r = d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), "build", "-t", "remote", url)
+	if r.Code != 0 {
+		t.Fatal(r)
+	}
+	equal(t, "context at a URL", d.Docker("run", "--rm", "remote", "cat", "/x"), "from a tar")
+	// Docker's client fetches it itself; others leave that to the engine.
+	code, out := d.API(http.MethodPost, "/build?t=remote2&remote="+url, nil)
+	if code != http.StatusOK || strings.Contains(string(out), `"error"`) {
+		t.Fatalf("%d %s", code, out)
+	}
+	equal(t, "the same by the classic endpoint", d.Docker("run", "--rm", "remote2", "cat", "/x"), "from a tar")
+}
+
+func TestBuildCacheInAFolder(t *testing.T) {
+	d := buildx(t)
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN cat /proc/sys/kernel/random/uuid > /id\n"})
+	cache := filepath.Join(t.TempDir(), "cache")
+	d.Holdfast("build", "-t", "one", "--cache-to", "type=local,dest="+cache+",mode=max", dir)
+	first := d.Docker("run", "--rm", "one", "cat", "/id")
+	d.Docker("rmi", "one")
+	d.Holdfast("builder", "prune", "-af")
+	d.Holdfast("build", "-t", "two", "--cache-from", "type=local,src="+cache, dir)
+	equal(t, "the step was not run again", d.Docker("run", "--rm", "two", "cat", "/id"), first)
+	d.Docker("rmi", "two")
+	d.Holdfast("builder", "prune", "-af")
+	d.Holdfast("build", "-t", "three", dir)
+	if again := d.Docker("run", "--rm", "three", "cat", "/id"); again == first {
+		t.Error("without the cache the step was not run: the test shows nothing")
 	}
 }

