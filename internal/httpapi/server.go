@@ -139,6 +139,11 @@ func (s *Server) shutdown(ctx context.Context, srv *http.Server, endRequests fun
 func (s *Server) wrap(rt route.Route) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w := &response{ResponseWriter: rw}
+		// Or else the first piece of output makes net/http throw away what the
+		// client still has to send, of an archive under load say.
+		if err := http.NewResponseController(rw).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			s.o.Log.Debug("request and reply cannot overlap", logkey.Err, err)
+		}
 		ctx, cancel := context.WithCancel(r.Context())
 		r = r.WithContext(ctx)
 		s.busy.add(w, cancel)

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -128,6 +129,34 @@ func TestRemovingTheLastTagRemovesDigests(t *testing.T) {
 	d.DockerFails("No such image", "image", "inspect", digest)
 	equal(t, "another repository is left", format(d, other+":c", "{{.Id}}"), id)
 	contains(t, "the last one", d.Docker("rmi", other+":c"), "Deleted: ")
+}
+
+// Progress told while the archive is still coming must not cost any of it.
+func TestLoadWithProgressOfABigArchive(t *testing.T) {
+	d := daemon(t)
+	noise := make([]byte, 3<<20)
+	for i, x := 0, uint64(1); i < len(noise); i++ {
+		x = x*6364136223846793005 + 1442695040888963407
+		noise[i] = byte(x >> 56)
+	}
+	var layers [][]byte
+	for i := range 4 {
+		layers = append(layers, testkit.Layer{fmt.Sprint("noise", i): {Body: string(noise[i:])}}.Tar())
+	}
+	archive := testkit.ImageSpec{Ref: "noisy:v1", Layers: layers}.Archive()
+	testkit.RequireProgram(t, "script")
+	file := filepath.Join(t.TempDir(), "noisy.tar")
+	if err := os.WriteFile(file, archive, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := d.Run("", "script", "-qec", "docker load -i "+file, "/dev/null") // on a terminal
+	contains(t, "load", r.Out, "Loading layer")
+	equal(t, "layers", format(d, "noisy:v1", "{{len .RootFS.Layers}}"), "4")
+	// And what is wrong with an archive is heard, however much of it is left.
+	code, body := d.API(http.MethodPost, "/images/load", struct{ io.Reader }{io.MultiReader(strings.NewReader("not a tar"), bytes.NewReader(archive))})
+	if !bytes.Contains(body, []byte("message")) {
+		t.Errorf("%d %s", code, body)
+	}
 }
 
 // The layer of an image from scratch is an archive without an entry.

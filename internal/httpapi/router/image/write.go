@@ -83,9 +83,16 @@ func (rt *Router) load(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		// Always in the stream: clients look there, and not at the status.
 		domain.WriteError(out, err)
+		swallow(r)
 		return nil
 	}
 	return out.end(nil)
+}
+
+// swallow takes the rest of a body that was refused. Were the connection closed
+// under it, the client might see that and not the error.
+func swallow(r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body) // ends with the client at the latest
 }
 
 func (rt *Router) create(w http.ResponseWriter, r *http.Request) error {
@@ -119,6 +126,8 @@ func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
 	id, err := rt.b.Import(r.Context(), r.Body, o)
 	if err == nil {
 		domain.NewProgress(out).Message("", id)
+	} else {
+		swallow(r)
 	}
 	return out.end(err)
 }
