@@ -255,6 +255,8 @@ func (p runtimePort) streams(t *fakeTask) Streams {
 	return Streams{Stdout: t.reader}
 }
 
+func (runtimePort) Ready(context.Context, string) {}
+
 func (p runtimePort) Create(_ context.Context, c TaskConfig) (pid int, s Streams, err error) {
 	err = p.do("runtime.create", func() error {
 		if p.m.onCreate != nil {

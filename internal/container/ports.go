@@ -146,6 +146,9 @@ const (
 // Runtime runs processes in containers. Its shims outlive the daemon: after a
 // restart, List and Reattach find the tasks again. Not-found is errdefs.ErrNotFound.
 type Runtime interface {
+	// Ready begins what Create needs that takes a while, beside other work. It is
+	// a hint; Create or Delete must follow.
+	Ready(ctx context.Context, id string)
 	// Create makes the task with its process waiting to start. Streams are open
 	// when it returns. A failing Create leaves nothing behind.
 	Create(ctx context.Context, c TaskConfig) (pid int, s Streams, err error)

@@ -168,6 +168,7 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 	if in.security, err = parseSecurity(rec.HostConfig.SecurityOpt, s.d.Settings.NoNewPrivs); err != nil {
 		return 0, err
 	}
+	s.d.Runtime.Ready(ctx, rec.ID)
 	var hub *stdio.Hub
 	var g errgroup.Group
 	g.Go(func() error {

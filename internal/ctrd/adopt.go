@@ -88,8 +88,10 @@ func (r *Runtime) adoptDead(ctx context.Context, t *task) error {
 }
 
 func (r *Runtime) keep(t *task) {
+	close(t.begun)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	t.claimed = true
 	r.tasks[t.id] = t
 }
 

@@ -94,20 +94,17 @@ func (r *Runtime) Create(ctx context.Context, c container.TaskConfig) (_ int, _ 
 	if c.Runtime != "" && c.Runtime != "runc" && c.Runtime != "io.containerd.runc.v2" {
 		return 0, container.Streams{}, fmt.Errorf("unknown runtime %q: %w", c.Runtime, errdefs.ErrInvalidArgument)
 	}
-	t := newTask(c.ID)
+	t := r.ready(ctx, c.ID)
 	r.mu.Lock()
-	_, exists := r.tasks[c.ID]
-	if !exists {
-		r.tasks[c.ID] = t
-	}
+	claimed := t.claimed
+	t.claimed = true
 	r.mu.Unlock()
-	if exists {
+	if claimed {
 		return 0, container.Streams{}, fmt.Errorf("task %s: %w", c.ID, errdefs.ErrAlreadyExists)
 	}
 	p, err := r.fifos.prepare(c.ID, "", c.OpenStdin, c.Terminal)
 	if err != nil {
-		r.forget(t)
-		return 0, container.Streams{}, err
+		return 0, container.Streams{}, errors.Join(err, r.drop(ctx, t))
 	}
 	pid, err := r.create(ctx, t, c.Spec, p)
 	if err != nil {
@@ -118,11 +115,45 @@ func (r *Runtime) Create(ctx context.Context, c container.TaskConfig) (_ int, _ 
 	return pid, p.streams, nil
 }
 
-// create starts the shim and has it make the task; what it made it undoes.
+// Ready implements container.Runtime.
+func (r *Runtime) Ready(ctx context.Context, id string) { r.ready(ctx, id) }
+
+// ready starts the shim of a task in the background, unless there is one.
+func (r *Runtime) ready(ctx context.Context, id string) *task {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t, ok := r.tasks[id]; ok {
+		return t
+	}
+	t := newTask(id)
+	r.tasks[id] = t
+	r.follows.Go(func() {
+		defer close(t.begun)
+		t.beginErr = r.shims.begin(context.WithoutCancel(ctx), id)
+	})
+	return t
+}
+
+// drop gives up a task that was readied and did not come to be.
+func (r *Runtime) drop(ctx context.Context, t *task) error {
+	<-t.begun
+	var err error
+	if t.beginErr == nil {
+		err = r.shims.giveUp(context.WithoutCancel(ctx), t.id)
+	}
+	r.forget(t)
+	return err
+}
+
+// create has the shim make the task; what it made it undoes.
 func (r *Runtime) create(ctx context.Context, t *task, spec *specs.Spec, p *pipes) (_ int, err error) {
-	h, err := r.shims.launch(ctx, t.id, spec)
+	<-t.begun
+	if t.beginErr != nil {
+		return 0, t.beginErr
+	}
+	h, err := r.shims.join(ctx, t.id, spec)
 	if err != nil {
-		return 0, err
+		return 0, errors.Join(err, r.shims.giveUp(context.WithoutCancel(ctx), t.id))
 	}
 	resp, err := h.api.Create(in(ctx), &taskapi.CreateTaskRequest{
 		ID: t.id, Bundle: r.shims.bundle(t.id), Options: r.options,
@@ -304,6 +335,13 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	t, err := r.task(id)
 	if err != nil {
 		return r.fifos.remove(id) // of a task that was never made
+	}
+	r.mu.Lock()
+	claimed := t.claimed
+	t.claimed = true
+	r.mu.Unlock()
+	if !claimed { // readied only
+		return errors.Join(r.drop(ctx, t), r.fifos.remove(id))
 	}
 	if main, ok := t.known(""); force && ok && !main.ended() {
 		if err := r.kill(ctx, t, main); err != nil {

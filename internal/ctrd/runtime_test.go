@@ -238,12 +238,38 @@ func TestDeadShimIsAnEnd(t *testing.T) {
 	m.restart() // its socket goes with the next start
 }
 
+// A start that fails before it comes to the task leaves nothing.
+func TestReadiedTaskIsDroppedOrMade(t *testing.T) {
+	m := newMachine(t)
+	rt, ctx, id := m.rt(), t.Context(), m.id()
+	rt.Ready(ctx, id)
+	if tasks, err := rt.List(ctx); err != nil || len(tasks) > 0 {
+		t.Errorf("tasks %v, %v: there is none yet", tasks, err)
+	}
+	if err := rt.Delete(ctx, id, true); err != nil {
+		t.Fatal(err)
+	}
+	m.expectNothingLeft(filepath.Dir(m.root))
+	rt.Ready(ctx, id)
+	m.create(container.TaskConfig{ID: id, Spec: m.spec(id, sh("exit 6")...)})
+	if _, _, err := rt.Create(ctx, container.TaskConfig{ID: id, Spec: m.spec(id, sh("true")...)}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("second create: %v", err)
+	}
+	if err := rt.Start(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(id, ""); code != 6 {
+		t.Errorf("exit code %d, want 6", code)
+	}
+	m.delete(id)
+}
+
 // A daemon that is killed between starting a shim and asking it for a task
 // leaves one that nobody will ever talk to.
 func TestShimWithoutATaskEndsWithTheEngine(t *testing.T) {
 	m := newMachine(t)
 	id := m.id()
-	if _, err := m.rt().shims.launch(t.Context(), id, m.spec(id, sh("true")...)); err != nil {
+	if err := m.rt().shims.begin(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(shimsOf(m.state)); n != 1 {
@@ -269,11 +295,9 @@ func TestShimWithoutATaskEndsWithTheEngine(t *testing.T) {
 func TestShimWithoutATaskIsEndedByTheNextEngine(t *testing.T) {
 	m := newMachine(t)
 	id := m.id()
-	h, err := m.rt().shims.launch(t.Context(), id, m.spec(id, sh("true")...))
-	if err != nil {
+	if err := m.rt().shims.begin(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	defer h.conn.Close()
 	second, err := Start(t.Context(), m.secondConfig(t))
 	if err != nil {
 		t.Fatal(err)

@@ -91,30 +91,37 @@ func (s *shims) socket(id string) string {
 	return filepath.Join(s.sockets, hex.EncodeToString(sum[:])[:socketName])
 }
 
-// launch makes a bundle and starts a shim for it.
-func (s *shims) launch(ctx context.Context, id string, spec *specs.Spec) (_ *shim, err error) {
-	bundle := s.bundle(id)
-	if err := os.Mkdir(bundle, 0o711); err != nil {
-		return nil, fmt.Errorf("make bundle: %w", err)
+// begin makes a bundle and starts a shim for it.
+func (s *shims) begin(ctx context.Context, id string) error {
+	if err := os.Mkdir(s.bundle(id), 0o711); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.discard(id))
-		}
-	}()
 	if err := s.spawn(ctx, id); err != nil {
-		return nil, fmt.Errorf("start shim: %w", err)
+		return errors.Join(fmt.Errorf("start shim: %w", err), s.discard(id))
 	}
-	// It takes its time to come up; what it will read is written meanwhile.
+	return nil
+}
+
+// join fills the bundle of a shim that was begun and connects to it.
+func (s *shims) join(ctx context.Context, id string, spec *specs.Spec) (*shim, error) {
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return nil, fmt.Errorf("encode spec: %w", err)
 	}
 	//nolint:forbidigo // read by this run's shim alone, and made anew for the next
-	if err := os.WriteFile(filepath.Join(bundle, "config.json"), b, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.bundle(id), "config.json"), b, 0o600); err != nil {
 		return nil, fmt.Errorf("write spec: %w", err)
 	}
 	return s.connect(ctx, id)
+}
+
+// giveUp ends a shim that was begun and never asked for a task.
+func (s *shims) giveUp(ctx context.Context, id string) error {
+	h, err := s.connect(ctx, id)
+	if err == nil {
+		err = s.shutdown(ctx, id, h)
+	}
+	return errors.Join(err, s.discard(id))
 }
 
 // spawn starts the shim's process. It inherits its listening socket, so that it

@@ -24,6 +24,10 @@ type task struct {
 	oom     bool       // an out-of-memory kill was reported
 	procs   map[string]*process
 
+	begun    chan struct{} // closed when the shim was started, or could not be
+	beginErr error         // why it could not; valid when begun is closed
+	claimed  bool          // by Create; guarded by Runtime.mu
+
 	burial sync.Once      // of a dead shim
 	end    container.Exit // found by burial
 }
@@ -37,7 +41,9 @@ type process struct {
 	exit container.Exit
 }
 
-func newTask(id string) *task { return &task{id: id, procs: map[string]*process{}} }
+func newTask(id string) *task {
+	return &task{id: id, procs: map[string]*process{}, begun: make(chan struct{})}
+}
 
 // add notes a process that runs, or did. It tells whether that was news.
 func (t *task) add(exec string, pid int) (p *process, fresh bool) {
