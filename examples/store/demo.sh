@@ -60,8 +60,7 @@ compose() {
 	if [ -s "$state/ports.yml" ]; then
 		files+=(-f "$state/ports.yml")
 	fi
-	# The files say which version of the format they have; compose no longer asks.
-	engine compose --project-name store --progress "${progress:-auto}" "${files[@]}" "$@" 2> >(grep -v 'the attribute `version` is obsolete' >&2)
+	engine compose --project-name store "${files[@]}" "$@"
 }
 
 start_engine() {
@@ -168,6 +167,7 @@ down() {
 	fi
 	if ! answers; then
 		say "no engine answers at $sock: nothing to remove"
+		remove_state
 		return
 	fi
 	step "removing the store"
@@ -175,7 +175,7 @@ down() {
 	if ! ours; then
 		[ -z "$all" ] || remove_images
 		say "this engine was not started by the demo: it goes on"
-		rm -rf -- "$state"
+		remove_state
 		return
 	fi
 	other=$(others)
@@ -220,7 +220,16 @@ remove_engine() {
 	else
 		say "$root was there before the demo: it stays"
 	fi
+	# Parents of the containers' control groups; a group in use stays.
+	find /sys/fs/cgroup -mindepth 1 -maxdepth 2 -type d -name holdfast -exec rmdir -- {} + 2>/dev/null || true
+	remove_state
+}
+
+remove_state() {
 	rm -rf -- "$state"
+	if [ -n "${HOLDFAST_DEMO_DIR-}" ]; then
+		rmdir --ignore-fail-on-non-empty -- "$HOLDFAST_DEMO_DIR"
+	fi
 }
 
 [ "$(id -u)" = 0 ] || die "containers need root: run this as root"
@@ -231,7 +240,7 @@ case "${1-} ${2-}" in
 esac
 trap 'say "interrupted; run it again to go on, or \"make demo-down\" to remove what is there"; exit 130' INT TERM
 mkdir -p "$state"
-exec 8>>"${state%/}.lock"
+exec 8>>"/run/lock/holdfast-demo-$(sha256sum <<<"$state" | cut -c1-8)"
 flock --nonblock 8 || die "another demo.sh is at work"
 case $1 in
 up) up ;;
