@@ -133,7 +133,7 @@ func (s *Service) populate(ctx context.Context, rec *Record) error {
 		case !st.IsDir():
 			continue
 		}
-		if err := s.d.Volumes.Populate(ctx, m.Name, rec.ID, src); err != nil {
+		if err := s.d.Volumes.Populate(ctx, m.Name, rec.ID, src, m.Subpath); err != nil {
 			return fmt.Errorf("failed to populate volume: %w", err)
 		}
 	}

@@ -484,7 +484,7 @@ func (p volumesPort) Unmount(_ context.Context, name, id string) error {
 	return p.with("volumes.unmount", name, func(v *fakeVolume) { delete(v.mounts, id) })
 }
 
-func (p volumesPort) Populate(_ context.Context, name, _, src string) error {
+func (p volumesPort) Populate(_ context.Context, name, _, src, _ string) error {
 	return p.with("volumes.populate", name, func(v *fakeVolume) { v.filled = src })
 }
 

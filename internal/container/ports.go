@@ -210,10 +210,10 @@ type Volumes interface {
 	// Mount returns the host directory. Idempotent per (name, container).
 	Mount(ctx context.Context, name, container string) (path string, err error)
 	Unmount(ctx context.Context, name, container string) error
-	// Populate copies src (a directory of the image) into the volume if that is
-	// empty: modes, owners, xattrs, links and device nodes kept. It does nothing
+	// Populate copies src (a directory of the image) into the volume, or into the
+	// directory sub of it, if that is there and empty: modes, owners, xattrs, links and device nodes kept. It does nothing
 	// for a volume with content.
-	Populate(ctx context.Context, name, container, src string) error
+	Populate(ctx context.Context, name, container, src, sub string) error
 	Release(ctx context.Context, name, container string) error
 	// RemoveAnonymous deletes the volume if it is anonymous and nobody refers to
 	// it any more; else it does nothing.

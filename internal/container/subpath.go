@@ -46,14 +46,14 @@ func (s *Service) holdSubpath(id string, n int, volume, sub string) (path string
 	return path, release, nil
 }
 
-// openSubpath resolves sub as if the volume were the root directory.
+// openSubpath resolves sub, and refuses what a link leads out of the volume.
 func openSubpath(volume, sub string) (*os.File, error) {
 	root, err := os.Open(volume)
 	if err != nil {
 		return nil, fmt.Errorf("open volume: %w", err)
 	}
 	defer root.Close()
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := -1, error(unix.EAGAIN)
 	for try := 0; errors.Is(err, unix.EAGAIN) && try < 100; try++ { // somebody renames there right now
 		fd, err = unix.Openat2(int(root.Fd()), sub, &how)
@@ -61,6 +61,8 @@ func openSubpath(volume, sub string) (*os.File, error) {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return nil, fault.New(errdefs.ErrInvalidArgument, "cannot access path %s: no such file or directory", filepath.Join(volume, sub))
+	case errors.Is(err, unix.EXDEV):
+		return nil, fault.New(errdefs.ErrInvalidArgument, "path concatenation escapes the base directory, base: %s, subpath: %s", volume, sub)
 	case err != nil:
 		return nil, fmt.Errorf("cannot access subpath %s of volume: %w", sub, err)
 	}

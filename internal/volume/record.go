@@ -50,11 +50,12 @@ type Publisher interface {
 
 // Populator copies the content of the directory src into dst, the root of a
 // volume that others may be using, with owners, modes, times, extended
-// attributes, links and special files. It does nothing where dst holds
-// anything, and a copy that was cut off is finished by the next call; whatever
-// was in dst stays.
+// attributes, links and special files. sub, if not empty, is the directory below
+// dst to fill instead; nothing is done where there is no such directory. It does
+// nothing where the directory holds anything, and a copy that was cut off is
+// finished by the next call; whatever was there stays.
 type Populator interface {
-	Populate(ctx context.Context, src, dst string) error
+	Populate(ctx context.Context, src, dst, sub string) error
 }
 
 // Deps are the parts a Service works with; all are required.

@@ -123,7 +123,7 @@ func (f *fakeEvents) Publish(m events.Message) {
 
 type fakePopulator struct{ calls []string }
 
-func (f *fakePopulator) Populate(_ context.Context, src, dst string) error {
+func (f *fakePopulator) Populate(_ context.Context, src, dst, _ string) error {
 	f.calls = append(f.calls, src+" -> "+dst)
 	return nil
 }
@@ -418,13 +418,13 @@ func TestAnonymous(t *testing.T) {
 func TestPopulate(t *testing.T) {
 	r := newRig(t)
 	r.create(t, "data")
-	must(t, r.Populate(t.Context(), "data", "c1", "/img/data"))
+	must(t, r.Populate(t.Context(), "data", "c1", "/img/data", ""))
 	if !slices.Equal(r.populator.calls, []string{"/img/data -> /fake/data"}) || r.local.mounted["data"] {
 		t.Errorf("calls %v, mounted %v", r.populator.calls, r.local.mounted)
 	}
 	_, err := r.Mount(t.Context(), "data", "c2")
 	must(t, err)
-	must(t, r.Populate(t.Context(), "data", "c1", "/img/data"))
+	must(t, r.Populate(t.Context(), "data", "c1", "/img/data", ""))
 	if !r.local.mounted["data"] {
 		t.Error("unmounted under c2")
 	}

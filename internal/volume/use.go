@@ -105,9 +105,10 @@ func (s *Service) Unmount(ctx context.Context, name, container string) error {
 	})
 }
 
-// Populate copies src, a directory of the image, into the volume if that is
-// empty. A volume that the driver must mount is mounted for it.
-func (s *Service) Populate(ctx context.Context, name, container, src string) error {
+// Populate copies src, a directory of the image, into the volume, or into the
+// directory sub of it, if that is empty. A volume that the driver must mount is
+// mounted for it.
+func (s *Service) Populate(ctx context.Context, name, container, src, sub string) error {
 	return s.with(ctx, name, func(e *entry, dr Driver) (err error) {
 		if err := mount(ctx, dr, e.rec.spec()); err != nil {
 			return err
@@ -115,7 +116,7 @@ func (s *Service) Populate(ctx context.Context, name, container, src string) err
 		if len(s.mounted(e)) == 0 {
 			defer func() { err = errors.Join(err, dr.Unmount(context.WithoutCancel(ctx), e.rec.spec())) }()
 		}
-		if err := s.d.Populator.Populate(ctx, src, dr.Path(e.rec.spec())); err != nil {
+		if err := s.d.Populator.Populate(ctx, src, dr.Path(e.rec.spec()), sub); err != nil {
 			return fmt.Errorf("copy the image's content of container %s into volume %s: %w", container, name, err)
 		}
 		return nil

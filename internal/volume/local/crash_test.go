@@ -84,7 +84,7 @@ func work(t *testing.T, dir string) {
 		name := fmt.Sprintf("vol%d", i%7)
 		_, err := s.Create(t.Context(), volume.CreateOptions{Name: name})
 		must(t, err)
-		must(t, s.Populate(t.Context(), name, "c", filepath.Join(dir, "src")))
+		must(t, s.Populate(t.Context(), name, "c", filepath.Join(dir, "src"), ""))
 		if i%3 != 0 {
 			must(t, s.Remove(t.Context(), name, false))
 		}
@@ -102,7 +102,7 @@ func checkAgree(t *testing.T, dir string, round int) {
 	for _, v := range vs {
 		known[v.Name] = true
 		// What was cut off is finished by the next use.
-		if err := s.Populate(t.Context(), v.Name, "c", filepath.Join(dir, "src")); err != nil {
+		if err := s.Populate(t.Context(), v.Name, "c", filepath.Join(dir, "src"), ""); err != nil {
 			t.Errorf("round %d: %s: %v", round, v.Name, err)
 		}
 		es, err := os.ReadDir(v.Mountpoint)

@@ -19,7 +19,7 @@ const (
 type Copier struct{}
 
 // Populate implements volume.Populator.
-func (Copier) Populate(ctx context.Context, src, dst string) (err error) {
+func (Copier) Populate(ctx context.Context, src, dst, sub string) (err error) {
 	from, err := openDir(unix.AT_FDCWD, src, 0)
 	if err != nil {
 		return err
@@ -30,7 +30,22 @@ func (Copier) Populate(ctx context.Context, src, dst string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
+	if sub != "" {
+		part, err := openBelow(to, sub)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, part.Close()) }()
+		return fill(ctx, from, part)
+	}
+	return fill(ctx, from, to)
+}
 
+// fill copies what is in from to the directory to, where that is empty.
+func fill(ctx context.Context, from, to *os.File) error {
 	names, err := readNames(to)
 	if err != nil {
 		return err
@@ -132,6 +147,18 @@ func moveOut(to *os.File) (err error) {
 // openDir opens a directory for reading its entries and working below it.
 func openDir(at int, name string, flags int) (*os.File, error) {
 	n, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|flags, 0)
+	if err != nil {
+		return nil, pathError("open", name, err)
+	}
+	return os.NewFile(uintptr(n), name), nil
+}
+
+// openBelow opens a directory that is below dir whatever links lead to it.
+func openBelow(dir *os.File, name string) (*os.File, error) {
+	n, err := unix.Openat2(fd(dir), name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}

@@ -119,7 +119,7 @@ func equal(t *testing.T, got, want []string) {
 func TestCopiesEverything(t *testing.T) {
 	needRoot(t)
 	src, dst := tree(t), t.TempDir()
-	must(t, Copier{}.Populate(t.Context(), src, dst))
+	must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 	equal(t, describe(t, dst), describe(t, src))
 	var st unix.Stat_t
 	must(t, unix.Stat(filepath.Join(dst, "sparse"), &st))
@@ -129,7 +129,7 @@ func TestCopiesEverything(t *testing.T) {
 	// Again: it has content, nothing happens.
 	must(t, os.WriteFile(filepath.Join(dst, "mine"), nil, 0o600))
 	want := describe(t, dst)
-	must(t, Copier{}.Populate(t.Context(), src, dst))
+	must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 	equal(t, describe(t, dst), want)
 }
 
@@ -138,7 +138,7 @@ func TestEmptySourceGivesItsOwner(t *testing.T) {
 	src, dst := t.TempDir(), t.TempDir()
 	must(t, os.Chown(src, 999, 998))
 	must(t, unix.Chmod(src, 0o1770))
-	must(t, Copier{}.Populate(t.Context(), src, dst))
+	must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 	equal(t, describe(t, dst), describe(t, src))
 }
 
@@ -147,7 +147,7 @@ func TestVolumeWithContentStays(t *testing.T) {
 	src, dst := tree(t), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dst, "mine"), []byte("x"), 0o600))
 	want := describe(t, dst)
-	must(t, Copier{}.Populate(t.Context(), src, dst))
+	must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 	equal(t, describe(t, dst), want)
 }
 
@@ -159,15 +159,15 @@ func TestCutOffCopyIsFinished(t *testing.T) {
 		dst := t.TempDir()
 		must(t, os.MkdirAll(filepath.Join(dst, staging, "sub", "junk"), 0o700))
 		must(t, os.Symlink("/etc", filepath.Join(dst, staging, "etc")))
-		must(t, Copier{}.Populate(t.Context(), src, dst))
+		must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 		equal(t, describe(t, dst), want)
 	})
 	t.Run("while moving", func(t *testing.T) {
 		dst := t.TempDir()
-		must(t, Copier{}.Populate(t.Context(), src, dst))
+		must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 		must(t, os.Mkdir(filepath.Join(dst, staged), 0o700))
 		must(t, os.Rename(filepath.Join(dst, "sub"), filepath.Join(dst, staged, "sub")))
-		must(t, Copier{}.Populate(t.Context(), src, dst))
+		must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 		equal(t, describe(t, dst), want)
 	})
 	t.Run("somebody else's file", func(t *testing.T) {
@@ -175,7 +175,7 @@ func TestCutOffCopyIsFinished(t *testing.T) {
 		must(t, os.MkdirAll(filepath.Join(dst, staged), 0o700))
 		must(t, os.WriteFile(filepath.Join(dst, staged, "hard"), []byte("ours"), 0o600))
 		must(t, os.WriteFile(filepath.Join(dst, "hard"), []byte("theirs"), 0o600))
-		must(t, Copier{}.Populate(t.Context(), src, dst))
+		must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 		if b, err := os.ReadFile(filepath.Join(dst, "hard")); err != nil || string(b) != "theirs" {
 			t.Errorf("got %q, %v", b, err)
 		}
@@ -187,7 +187,7 @@ func TestFailureLeavesTheVolumeEmpty(t *testing.T) {
 	src, dst := tree(t), t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := (Copier{}).Populate(ctx, src, dst); !errors.Is(err, context.Canceled) {
+	if err := (Copier{}).Populate(ctx, src, dst, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	if len(describe(t, dst)) != 1 {
@@ -203,14 +203,14 @@ func TestFullDisk(t *testing.T) {
 		t.Skipf("needs tmpfs: %v", err)
 	}
 	defer func() { must(t, unix.Unmount(dst, 0)) }()
-	if err := (Copier{}).Populate(t.Context(), src, dst); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "big") {
+	if err := (Copier{}).Populate(t.Context(), src, dst, ""); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "big") {
 		t.Errorf("got %v", err)
 	}
 	if es, err := os.ReadDir(dst); err != nil || len(es) != 0 {
 		t.Errorf("left: %v, %v", es, err)
 	}
 	must(t, unix.Mount("tmpfs", dst, "tmpfs", unix.MS_REMOUNT, "size=64m"))
-	must(t, Copier{}.Populate(t.Context(), src, dst))
+	must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 	if _, err := os.Stat(filepath.Join(dst, "big")); err != nil {
 		t.Error(err)
 	}

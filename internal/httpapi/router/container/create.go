@@ -74,6 +74,9 @@ func (rt *Router) decodeCreate(r *http.Request) (*creation, error) {
 	if len(body) > maxCreateBody {
 		return nil, invalid("invalid JSON: http: request body too large")
 	}
+	if len(bytes.TrimSpace(body)) == 0 { // Docker has other words for it here than elsewhere
+		return nil, invalid("invalid JSON: EOF")
+	}
 	var req container.CreateRequest
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if err := route.Decode(r, &req, false); err != nil {

@@ -168,7 +168,7 @@ func TestErrorsAndStatuses(t *testing.T) {
 	}{
 		{"POST", "/containers/create", `{"Image":"a"}`, 201, ""},
 		{"POST", "/containers/create", `{"Image":`, 400, "invalid JSON: unexpected EOF"},
-		{"POST", "/containers/create", ``, 400, "invalid JSON: got EOF while reading request body"},
+		{"POST", "/containers/create", ``, 400, "invalid JSON: EOF"},
 		{"POST", "/containers/create", `{"Image":"a"}{"x":1}`, 400, "unexpected content after JSON"},
 		{"POST", "/containers/create", `null`, 400, "config cannot be empty in order to create a container"},
 		{
