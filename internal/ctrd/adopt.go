@@ -77,8 +77,15 @@ func (r *Runtime) adoptOne(ctx context.Context, id string) error {
 
 // adoptDead takes over a task without a shim: it was never made, or has ended.
 func (r *Runtime) adoptDead(ctx context.Context, t *task) error {
+	bundle := r.shims.bundle(t.id)
+	if err := endMakers(context.WithoutCancel(ctx), bundle); err != nil {
+		return err
+	}
 	t.burial.Do(func() { t.end = r.shims.bury(ctx, t.id) })
-	if _, err := os.Stat(filepath.Join(r.shims.bundle(t.id), pidFile)); err != nil {
+	if _, err := os.Stat(filepath.Join(bundle, pidFile)); err != nil {
+		if err := removeHalfMadeCgroup(context.WithoutCancel(ctx), bundle); err != nil {
+			r.log.Warn("half-made container not cleared away", logkey.Container, t.id, logkey.Err, err)
+		}
 		return errors.Join(r.shims.discard(t.id), r.fifos.remove(t.id))
 	}
 	main, _ := t.add("", 0)

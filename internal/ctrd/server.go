@@ -17,11 +17,13 @@ import (
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/events/exchange"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -42,6 +44,7 @@ type Config struct {
 	Root          string // content, metadata, snapshots
 	State         string // bundles, fifos, sockets: gone after a reboot
 	RootfsDir     string // where writable layers are mounted, one directory per container; default Root/rootfs
+	TempDir       string // for short-lived mounts; default the system's
 	ShimPath      string
 	RuncPath      string
 	SystemdCgroup bool
@@ -69,6 +72,11 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	bridgeLogs(ctx, cfg.Log)
 	if cfg.RootfsDir == "" {
 		cfg.RootfsDir = filepath.Join(cfg.Root, "rootfs")
+	}
+	if cfg.TempDir != "" {
+		if err := mount.SetTempMountLocation(cfg.TempDir); err != nil {
+			return nil, fmt.Errorf("set place of short-lived mounts: %w", err)
+		}
 	}
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	s := &Server{cfg: cfg, events: exchange.NewExchange()}
@@ -119,6 +127,9 @@ func (s *Server) openStores(ctx context.Context) error {
 		return fmt.Errorf("open overlay snapshotter: %w", err)
 	}
 	s.closers = append(s.closers, snapshotter.Close)
+	if err := sweepSnapshots(ctx, snapshotter, snapRoot); err != nil {
+		return err
+	}
 
 	s.bolt, err = bolt.Open(filepath.Join(s.cfg.Root, "metadata.db"), 0o600, &bolt.Options{
 		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
@@ -154,6 +165,32 @@ func (s *Server) openStores(ctx context.Context) error {
 	}
 	s.rootfs = &Rootfs{snaps: s.snaps, dir: s.cfg.RootfsDir}
 	return s.rootfs.sweepInit(ctx)
+}
+
+// sweepSnapshots removes directories without a record: an engine that was killed
+// between making a snapshot's directory and noting it leaves one whose number is
+// given out again, and then no layer could be made any more.
+func sweepSnapshots(ctx context.Context, s snapshots.Snapshotter, root string) error {
+	c, ok := s.(snapshots.Cleaner)
+	if !ok {
+		return nil
+	}
+	err := c.Cleanup(ctx)
+	if errdefs.IsNotFound(err) { // no snapshot was ever noted: what is there must be empty
+		dirs, gerr := filepath.Glob(filepath.Join(root, "snapshots", "*"))
+		for _, dir := range dirs {
+			for _, path := range []string{filepath.Join(dir, "fs"), filepath.Join(dir, "work"), dir} {
+				if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+					return fmt.Errorf("snapshot without a record: %w", rerr)
+				}
+			}
+		}
+		err = gerr
+	}
+	if err != nil {
+		return fmt.Errorf("remove directories of unfinished snapshots: %w", err)
+	}
+	return nil
 }
 
 // overlayOptions turns off what changes the form of upper directories.

@@ -53,6 +53,9 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	}
 	d.db = db
 	d.onStop(func(context.Context) error { return db.Close() })
+	if err := emptyTemp(d.paths.Temp); err != nil {
+		return err
+	}
 	if d.id, err = identity(d.cfg.Root); err != nil {
 		return err
 	}
@@ -79,6 +82,7 @@ func (d *Daemon) startEngine(ctx context.Context) error {
 		Root:          filepath.Join(d.cfg.Root, "containerd"),
 		State:         filepath.Join(d.cfg.ExecRoot, "containerd"),
 		RootfsDir:     filepath.Join(d.cfg.Root, "rootfs"),
+		TempDir:       d.paths.Temp,
 		ShimPath:      d.paths.Shim,
 		RuncPath:      d.paths.Runc,
 		SystemdCgroup: d.cfg.SystemdCgroup(),
