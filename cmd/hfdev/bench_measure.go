@@ -35,6 +35,8 @@ const (
 func (b *bench) run() {
 	b.t.Helper()
 	args := []string{"run", "--rm", "busybox", "true"}
+	// podman raises hard limits by itself, which not every machine allows.
+	podArgs := []string{"run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", "busybox", "true"}
 	sides := []func() float64{
 		func() float64 { return timed(func() { b.ours.Docker(args...) }) },
 		func() float64 { return timed(func() { b.ours.Holdfast(args...) }) },
@@ -46,7 +48,7 @@ func (b *bench) run() {
 	}
 	if b.podman != nil {
 		pod = len(sides)
-		sides = append(sides, func() float64 { return timed(func() { b.podman.do(args...) }) })
+		sides = append(sides, func() float64 { return timed(func() { b.podman.do(podArgs...) }) })
 	}
 	s := append(b.pairs(b.count(30, 7), sides...), nil)
 	at := func(i int) samples {
@@ -168,6 +170,9 @@ func bigImage(number uint64) []byte {
 	for l := range layers {
 		var buf bytes.Buffer
 		w := tar.NewWriter(&buf)
+		for _, dir := range []string{"usr", "usr/share", fmt.Sprintf("usr/share/layer%d", l)} { // as builders write them
+			must(w.WriteHeader(&tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: 0o755}))
+		}
 		for f := 0; buf.Len() < loadSize/layers; f++ {
 			size := 512 << rnd.IntN(13) // 512 bytes to 2 MiB
 			body := make([]byte, size)
