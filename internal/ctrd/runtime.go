@@ -197,8 +197,7 @@ func (r *Runtime) follow(ctx context.Context, t *task, p *process) {
 			t.finish(p, container.Exit{At: time.Now()})
 			return
 		}
-		t.burial.Do(func() { t.end = r.shims.bury(ctx, t.id) })
-		r.ended(t, p, t.end)
+		r.ended(t, p, r.bury(ctx, t))
 	})
 }
 
@@ -348,28 +347,38 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 			return err
 		}
 	}
-	if t.shim != nil && !r.buried(t) {
+	if t.shim != nil && !t.isDead() {
 		_, err := t.shim.api.Delete(in(ctx), &taskapi.DeleteRequest{ID: id})
-		if err = fromShim(err); err != nil && !errdefs.IsNotFound(err) {
+		err = fromShim(err)
+		switch {
+		case err == nil:
+		case !errdefs.IsNotFound(err):
 			return fmt.Errorf("delete task %s: %w", id, err)
+		case lost(in(ctx), t.shim):
+			r.bury(ctx, t)
 		}
 		t.leave()
 		if err := r.shims.shutdown(ctx, id, t.shim); err != nil {
 			r.log.Warn("shim not ended", logkey.Container, id, logkey.Err, err)
 		}
 	}
-	if err := errors.Join(r.shims.discard(id), r.fifos.remove(id)); err != nil {
+	err = errors.Join(r.shims.discard(id), r.fifos.remove(id))
+	r.forget(t) // files that are left go when they are in the way
+	if err != nil {
 		return fmt.Errorf("remove files of task %s: %w", id, err)
 	}
-	r.forget(t)
 	return nil
 }
 
-// buried tells whether a task's shim died and what it left is cleared away.
-func (r *Runtime) buried(t *task) bool {
-	buried := true
-	t.burial.Do(func() { buried = false })
-	return buried
+// bury clears away what a dead shim left, once, and tells how its task ended.
+func (r *Runtime) bury(ctx context.Context, t *task) container.Exit {
+	t.burial.Do(func() {
+		t.end = r.shims.bury(ctx, t.id)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.dead = true
+	})
+	return t.end
 }
 
 // kill ends the main process and everything beside it, and waits.

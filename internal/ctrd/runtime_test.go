@@ -393,6 +393,48 @@ func TestExecOutlivesTheEngine(t *testing.T) {
 	}
 }
 
+// Nobody waits between the death of the shim and the removal.
+func TestDeleteOfATaskWhoseShimJustDied(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	st, err := m.rt().State(t.Context(), id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range shimsOf(m.state) {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.rt().Delete(t.Context(), id, true); err != nil {
+		t.Fatal(err)
+	}
+	m.eventually("the process is gone", func() error { // its new parent has to reap it
+		if err := syscall.Kill(st.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			return errors.New("still there")
+		}
+		return nil
+	})
+	// newMachine's cleanup looks for files and for runc's state.
+}
+
+// Files that could not be removed with a task do not stop the next.
+func TestLeftoverBundleIsNotInTheWay(t *testing.T) {
+	m := newMachine(t)
+	id := m.id()
+	if err := os.MkdirAll(filepath.Join(m.rt().shims.bundle(id), "junk"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.create(container.TaskConfig{ID: id, Spec: m.spec(id, sh("exit 6")...)})
+	if err := m.rt().Start(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(id, ""); code != 6 {
+		t.Errorf("exit code %d, want 6", code)
+	}
+	m.delete(id)
+}
+
 func TestPauseUpdateAndPids(t *testing.T) {
 	m := newMachine(t)
 	id, _ := m.launch("/bin/busybox sleep 1000 & /bin/busybox sleep 1000")

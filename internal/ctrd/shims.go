@@ -91,9 +91,16 @@ func (s *shims) socket(id string) string {
 	return filepath.Join(s.sockets, hex.EncodeToString(sum[:])[:socketName])
 }
 
-// begin makes a bundle and starts a shim for it.
+// begin makes a bundle and starts a shim for it. There must be no task of that
+// name: what lies in the way is left from one that could not be removed whole.
 func (s *shims) begin(ctx context.Context, id string) error {
-	if err := os.Mkdir(s.bundle(id), 0o711); err != nil {
+	err := os.Mkdir(s.bundle(id), 0o711)
+	if errors.Is(err, os.ErrExist) {
+		if err = s.discard(id); err == nil {
+			err = os.Mkdir(s.bundle(id), 0o711)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}
 	if err := s.spawn(ctx, id); err != nil {

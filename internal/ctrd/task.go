@@ -20,6 +20,7 @@ type task struct {
 
 	mu      sync.Mutex // guards the fields below; never held across a call
 	leaving bool       // the connection is closed by us
+	dead    bool       // the shim died, and what it left is cleared away
 	paused  bool       // signals wait until it goes on
 	oom     bool       // an out-of-memory kill was reported
 	procs   map[string]*process
@@ -148,6 +149,12 @@ func (t *task) left() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.leaving
+}
+
+func (t *task) isDead() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.dead
 }
 
 func (t *task) setPaused(paused bool) {
