@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/gorilla/mux"
@@ -144,6 +145,34 @@ func ParseBool(s string) bool {
 		return false
 	}
 	return true
+}
+
+// Timestamp reads "seconds" or "seconds.nanoseconds"; "" is the zero time.
+func Timestamp(v string) (time.Time, error) {
+	if v == "" {
+		return time.Time{}, nil
+	}
+	s, frac, _ := strings.Cut(v, ".")
+	sec, err := strconv.ParseInt(s, 10, 64)
+	if e, ok := err.(*strconv.NumError); ok { //nolint:errorlint // ParseInt returns exactly this type
+		return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid seconds %q: %w", v, s, e.Err)
+	}
+	if frac == "" {
+		return time.Unix(sec, 0).UTC(), nil
+	}
+	for i := range len(frac) {
+		if c := frac[i]; c < '0' || c > '9' {
+			return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid nanoseconds: invalid character %q at position %d", v, c, i)
+		}
+	}
+	if len(frac) > 20 {
+		return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid nanoseconds: length %d exceeds maximum 20", v, len(frac))
+	}
+	nsec, err := strconv.ParseInt((frac + "000000000")[:9], 10, 64)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return time.Unix(sec, nsec).UTC(), nil
 }
 
 // Filters reads the API's filters parameter, in its map-of-lists form or the

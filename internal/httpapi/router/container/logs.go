@@ -5,8 +5,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types"
@@ -65,11 +63,11 @@ func decodeLogs(r *http.Request) (domain.LogsOptions, error) {
 		return o, invalid("must specify at least one of 'stdout' or 'stderr'")
 	}
 	var err error
-	if o.Since, err = unixTime(r.Form.Get("since")); err != nil {
+	if o.Since, err = route.Timestamp(r.Form.Get("since")); err != nil {
 		return o, invalid(`invalid value for "since": %v`, err)
 	}
 	if v := r.Form.Get("until"); v != "0" {
-		if o.Until, err = unixTime(v); err != nil {
+		if o.Until, err = route.Timestamp(v); err != nil {
 			return o, invalid(`invalid value for "until": %v`, err)
 		}
 	}
@@ -78,32 +76,4 @@ func decodeLogs(r *http.Request) (domain.LogsOptions, error) {
 		o.Tail = n
 	}
 	return o, nil
-}
-
-// unixTime reads "seconds" or "seconds.nanoseconds"; "" is the zero time.
-func unixTime(v string) (time.Time, error) {
-	if v == "" {
-		return time.Time{}, nil
-	}
-	s, frac, _ := strings.Cut(v, ".")
-	sec, err := strconv.ParseInt(s, 10, 64)
-	if e, ok := err.(*strconv.NumError); ok { //nolint:errorlint // ParseInt returns exactly this type
-		return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid seconds %q: %w", v, s, e.Err)
-	}
-	if frac == "" {
-		return time.Unix(sec, 0).UTC(), nil
-	}
-	for i := range len(frac) {
-		if c := frac[i]; c < '0' || c > '9' {
-			return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid nanoseconds: invalid character %q at position %d", v, c, i)
-		}
-	}
-	if len(frac) > 20 {
-		return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid nanoseconds: length %d exceeds maximum 20", v, len(frac))
-	}
-	nsec, err := strconv.ParseInt((frac + "000000000")[:9], 10, 64)
-	if err != nil {
-		return time.Time{}, err
-	}
-	return time.Unix(sec, nsec).UTC(), nil
 }

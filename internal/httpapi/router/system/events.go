@@ -2,12 +2,10 @@ package system
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,38 +26,16 @@ type window struct {
 }
 
 func readWindow(r *http.Request) (w window, err error) {
-	if w.since, err = timestamp(r.FormValue("since")); err != nil {
+	if w.since, err = route.Timestamp(r.FormValue("since")); err != nil {
 		return w, fault.New(errdefs.ErrInvalidArgument, "invalid value for 'since': %s", err)
 	}
-	if w.until, err = timestamp(r.FormValue("until")); err != nil {
+	if w.until, err = route.Timestamp(r.FormValue("until")); err != nil {
 		return w, fault.New(errdefs.ErrInvalidArgument, "invalid value for 'until': %s", err)
 	}
 	if !w.until.IsZero() && w.until.Before(w.since) {
 		return w, fault.New(errdefs.ErrInvalidArgument, "`since` time (%s) cannot be after `until` time (%s)", r.FormValue("since"), r.FormValue("until"))
 	}
 	return w, nil
-}
-
-// timestamp reads "seconds" or "seconds.nanoseconds"; empty is the zero time.
-func timestamp(s string) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	whole, frac, _ := strings.Cut(s, ".")
-	sec, err := strconv.ParseInt(whole, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid seconds %q", s, whole)
-	}
-	const digits = 9
-	if len(frac) > 20 || strings.Trim(frac, "0123456789") != "" {
-		return time.Time{}, fmt.Errorf("invalid timestamp %q: invalid nanoseconds", s)
-	}
-	frac = (frac + strings.Repeat("0", digits))[:digits]
-	nsec, err := strconv.ParseInt(frac, 10, 64)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("invalid timestamp %q: %w", s, err)
-	}
-	return time.Unix(sec, nsec), nil
 }
 
 // nano is t in nanoseconds since 1970, or the first or last time that these can
