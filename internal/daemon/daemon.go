@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -257,6 +258,9 @@ func (d *Daemon) writePidfile() error {
 	if path == "" {
 		return nil
 	}
+	if pid := pidfileOwner(path); pid != 0 && pid != os.Getpid() {
+		return fmt.Errorf("the daemon with PID %d of pidfile %s is still running: give this one another --pidfile", pid, path)
+	}
 	if err := atomicfile.Write(path, fmt.Appendf(nil, "%d\n", os.Getpid()), 0o644); err != nil {
 		return fmt.Errorf("write pidfile: %w", err)
 	}
@@ -267,6 +271,28 @@ func (d *Daemon) writePidfile() error {
 		return nil
 	})
 	return nil
+}
+
+// pidfileOwner is the daemon that a pidfile names, if it is one and runs; else 0.
+// A number that another program has by now, as after a crash, is nobody's.
+func pidfileOwner(path string) int {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid <= 0 {
+		return 0
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return 0
+	}
+	ours, err := os.Executable()
+	if err != nil || filepath.Base(strings.TrimSuffix(theirs, " (deleted)")) != filepath.Base(ours) {
+		return 0
+	}
+	return pid
 }
 
 // handleSignals serves SIGHUP (reload) and SIGUSR1 (stacks into the log).

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,32 @@ import (
 
 	"holdfast.dev/holdfast/internal/testkit"
 )
+
+func TestPidfileOfARunningDaemonIsLeftAlone(t *testing.T) {
+	notOnTwin(t, "says it in other words")
+	first := own(t, testkit.Options{})
+	path := filepath.Join(first.Dir(), "pid")
+	if _, err := os.Stat("/run/holdfast.pid"); err == nil {
+		b, err := os.ReadFile("/run/holdfast.pid")
+		if err != nil || strings.TrimSpace(string(b)) == strconv.Itoa(first.Pid()) {
+			t.Errorf("a daemon with a root of its own wrote /run/holdfast.pid: %s, %v", b, err)
+		}
+	}
+	first.Stop()
+	first = own(t, testkit.Options{Args: []string{"--pidfile", path}})
+	second := testkit.New(t, testkit.Options{Engine: engine, Args: []string{"--pidfile", path}, Stopped: true})
+	if err := second.TryStart(); err == nil || !strings.Contains(second.Logs(), "is still running") {
+		t.Errorf("second daemon: %v", err)
+	}
+	if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(first.Pid()) {
+		t.Errorf("pidfile: %s, %v, want %d", b, err, first.Pid())
+	}
+	// One of a daemon that was killed is taken over.
+	first.KillAndStart()
+	if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(first.Pid()) {
+		t.Errorf("pidfile after a kill: %s, %v, want %d", b, err, first.Pid())
+	}
+}
 
 func TestPing(t *testing.T) {
 	d := daemon(t)

@@ -39,6 +39,22 @@ func TestDefaultsAreValid(t *testing.T) {
 	}
 }
 
+func TestPidfileIsTheDefaultRoots(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "/run/holdfast.pid"},
+		{[]string{"--root", "/var/lib/holdfast/"}, "/run/holdfast.pid"},
+		{[]string{"--root", "/srv/other"}, ""},
+		{[]string{"--root", "/srv/other", "-p", "/run/other.pid"}, "/run/other.pid"},
+	} {
+		if cfg, err := parse(t, "", c.args...); err != nil || cfg.Pidfile != c.want {
+			t.Errorf("%v: %q, %v", c.args, cfg.Pidfile, err)
+		}
+	}
+}
+
 func TestMissingFile(t *testing.T) {
 	if _, err := Parse([]string{"--config-file", "/nonexistent/daemon.json"}, &bytes.Buffer{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a named file that is missing: got %v", err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +49,11 @@ func Parse(args []string, out io.Writer) (Command, error) {
 	}
 	if err := readFile(cmd.File, fs, &cmd.Config); err != nil {
 		return cmd, fmt.Errorf("unable to configure the daemon with file %s: %w", cmd.File, err)
+	}
+	// The default file is the default daemon's: one with a root of its own would
+	// overwrite it.
+	if d := Default(); cmd.Config.Pidfile == d.Pidfile && filepath.Clean(cmd.Config.Root) != d.Root {
+		cmd.Config.Pidfile = ""
 	}
 	cmd.Config.Hosts = withActivation(cmd.Config.Hosts, os.Getenv("LISTEN_FDS") != "" && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()))
 	return cmd, cmd.Config.Check()
