@@ -215,6 +215,29 @@ func etcOf(d *testkit.Daemon) []string {
 	return out
 }
 
+// A container that is killed while it stands still for a commit was committed
+// all the same.
+func TestCommitOfAContainerThatIsKilled(t *testing.T) {
+	notOnTwin(t, "a commit there may be over before the kill")
+	d := daemon(t)
+	up(d, "--name", "doomed", "busybox", "sh", "-c", "dd if=/dev/urandom of=/big bs=1M count=48 2>/dev/null; echo done > /ready; sleep 1000")
+	d.Eventually(settle, "the file is there", func() (bool, string) {
+		r := d.DockerResult("exec", "doomed", "cat", "/ready")
+		return r.Code == 0, r.String()
+	})
+	committed := make(chan testkit.Result, 1)
+	go func() { committed <- d.DockerResult("commit", "doomed", "survivor:v1") }()
+	d.Eventually(settle, "it is paused", func() (bool, string) {
+		s := format(d, "doomed", "{{.State.Status}}")
+		return s == "paused", s
+	})
+	d.Docker("kill", "doomed")
+	if r := <-committed; r.Code != 0 {
+		t.Errorf("commit: %s", r)
+	}
+	equal(t, "its content", d.Docker("run", "--rm", "survivor:v1", "sh", "-c", "cat /ready; wc -c < /big"), "done\n50331648")
+}
+
 func TestHostileArchives(t *testing.T) {
 	d := daemon(t)
 	outside := filepath.Join(t.TempDir(), "outside")
