@@ -268,3 +268,40 @@ func TestAccountsThatAreNoFile(t *testing.T) {
 		t.Fatal("it waits for somebody to write to the pipe")
 	}
 }
+
+// A stop, a kill or an exec that finds the container on its way up, as a restart
+// policy may have it at any moment, waits for that and does not take it for one
+// at rest.
+func TestVerbsMeetAStart(t *testing.T) {
+	for name, verb := range map[string]func(*daemon) error{
+		"stop": func(d *daemon) error { return d.Stop(t.Context(), "web", "", nil) },
+		"kill": func(d *daemon) error { return d.Kill(t.Context(), "web", "") },
+		"exec": func(d *daemon) error {
+			_, err := d.ExecCreate(t.Context(), "web", container.ExecCreateRequest{Cmd: []string{"true"}})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			world(t, func(m *machine, d *daemon) {
+				d.create("web", nil)
+				entered, release := make(chan struct{}), make(chan struct{})
+				m.onRun = func(string) { close(entered); <-release }
+				started, done := make(chan error), make(chan error)
+				go func() { started <- d.Start(t.Context(), "web") }()
+				<-entered
+				go func() { done <- verb(d) }()
+				others()
+				close(release)
+				if err := <-started; err != nil {
+					t.Errorf("start: %v", err)
+				}
+				if err := <-done; err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				if c, err := d.lookup("web"); err != nil || name != "exec" && c.record().Phase != Exited {
+					t.Errorf("after %s: %v %v", name, c.record().Phase, err)
+				}
+			})
+		})
+	}
+}

@@ -107,7 +107,7 @@ func (s *Service) ExecCreate(_ context.Context, name string, req container.ExecC
 	if err != nil {
 		return "", err
 	}
-	r := c.record()
+	r := c.settled()
 	if err := fitForExec(&r); err != nil {
 		return "", err
 	}
@@ -177,7 +177,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, o ExecStartOptions) 
 	if err != nil {
 		return err
 	}
-	r := e.c.record()
+	r := e.c.settled()
 	if err := fitForExec(&r); err != nil {
 		return err
 	}
@@ -423,8 +423,9 @@ func (s *Service) ExecResize(ctx context.Context, id string, height, width uint3
 }
 
 // runExec runs a process to its end and gives its output to out; when ctx ends
-// the process is killed, and ctx's error returned. Health checks use it.
-func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecCreateRequest, out io.Writer) (int, error) {
+// the process is killed, and ctx's error returned. started is called once the
+// process runs. Health checks use it.
+func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecCreateRequest, out io.Writer, started func()) (int, error) {
 	r := c.record()
 	if err := fitForExec(&r); err != nil {
 		return -1, err
@@ -446,6 +447,7 @@ func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecC
 	if err != nil {
 		return -1, err
 	}
+	started()
 	err = e.hub.Attach(ctx, stdio.AttachConfig{
 		Stdout: out, Stderr: out,
 		Started: func() error { //nolint:contextcheck // the streams outlive the request

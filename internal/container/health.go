@@ -120,11 +120,18 @@ func (s *Service) probe(ctx context.Context, c *Container, cmd []string) *contai
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	t := s.d.Clock.NewTimer(limit)
-	defer t.Stop()
 	late := errors.New("too late")
-	done := make(chan struct{})
+	started, done := make(chan struct{}), make(chan struct{})
 	go func() {
+		// The check has its time from when it runs: the engine's own share can
+		// be as long as a short limit.
+		select {
+		case <-started:
+		case <-done:
+			return
+		}
+		t := s.d.Clock.NewTimer(limit)
+		defer t.Stop()
 		select {
 		case <-t.C():
 			cancel(late)
@@ -133,7 +140,7 @@ func (s *Service) probe(ctx context.Context, c *Container, cmd []string) *contai
 	}()
 	code, err := s.runExec(ctx, c, container.ExecCreateRequest{
 		AttachStdout: true, AttachStderr: true, Cmd: cmd, User: r.Config.User, WorkingDir: r.Config.WorkingDir,
-	}, out)
+	}, out, func() { close(started) })
 	close(done)
 	res.End = s.d.Clock.Now()
 	switch {

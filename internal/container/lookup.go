@@ -54,6 +54,19 @@ func errRestarting(id string) error {
 	return fault.New(errdefs.ErrConflict, "Container %s is restarting, wait until the container is running", id)
 }
 
+// settled is the record once a start in progress is over, for verbs that would
+// else take a container on its way up for one at rest: a stop must not miss the
+// start that a restart policy just made.
+func (c *Container) settled() Record {
+	r := c.record()
+	if r.Phase != Starting {
+		return r
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	return c.record()
+}
+
 // running reports whether the API calls a container in this phase running.
 func (p Phase) running() bool {
 	switch p {

@@ -29,7 +29,7 @@ func (s *Service) Stop(ctx context.Context, name, signal string, timeout *int) e
 	if err != nil {
 		return err
 	}
-	if !c.record().Phase.running() {
+	if !c.settled().Phase.running() {
 		return fault.New(errdefs.ErrNotModified, "container is already stopped")
 	}
 	sig, limit, err := s.stopWish(c.record(), signal, timeout)
@@ -226,7 +226,7 @@ func (s *Service) Kill(ctx context.Context, name, signal string) error {
 	if err != nil {
 		return err
 	}
-	r := c.record()
+	r := c.settled()
 	if !r.Phase.running() {
 		return errNotRunning(r.ID)
 	}
@@ -280,7 +280,7 @@ func (s *Service) Restart(ctx context.Context, name, signal string, timeout *int
 		c.byRestart = v
 		c.mu.Unlock()
 	}
-	if c.record().Phase.running() {
+	if c.settled().Phase.running() {
 		setByRestart(true)
 		err := s.stop(ctx, c, sig, limit)
 		setByRestart(false)
