@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,6 +130,39 @@ func TestRemovingTheLastTagRemovesDigests(t *testing.T) {
 	d.DockerFails("No such image", "image", "inspect", digest)
 	equal(t, "another repository is left", format(d, other+":c", "{{.Id}}"), id)
 	contains(t, "the last one", d.Docker("rmi", other+":c"), "Deleted: ")
+}
+
+func TestImportFromAnAddress(t *testing.T) {
+	d := daemon(t)
+	root := testkit.BusyboxLayer(t)
+	l := d.Listen("tcp", "127.0.0.1:5080")
+	srv := &http.Server{ReadHeaderTimeout: settle, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/root.tar" {
+			http.Error(w, "not here", http.StatusNotFound)
+			return
+		}
+		_, _ = w.Write(root) // the client's error if it fails
+	})}
+	go func() { _ = srv.Serve(l) }() // always ErrServerClosed
+	t.Cleanup(func() { _ = srv.Close() })
+	contains(t, "import", d.Docker("import", "-c", `CMD ["echo","fetched"]`, "http://127.0.0.1:5080/root.tar", "fetched:v1"), "sha256:")
+	equal(t, "runs", d.Docker("run", "--rm", "fetched:v1"), "fetched")
+	if code, body := d.API(http.MethodPost, "/images/create?repo=fetched&tag=v2&fromSrc=127.0.0.1:5080/root.tar", nil); code != 200 {
+		t.Errorf("without a scheme: %d %s", code, body)
+	}
+	contains(t, "comment", format(d, "fetched:v2", "{{.Comment}}"), "127.0.0.1:5080/root.tar")
+	for src, want := range map[string]int{
+		"http://127.0.0.1:5080/absent.tar": 404,
+		"%2Fdata%2Ffile.tar":               400,
+		"ftp://127.0.0.1/root.tar":         400,
+		"http://127.0.0.1:1/root.tar":      500,
+	} {
+		code, body := d.API(http.MethodPost, "/images/create?repo=fetched&tag=v3&fromSrc="+url.QueryEscape(src), nil)
+		if code != want && (engine != testkit.Dockerd || code < 400) {
+			t.Errorf("import of %s: %d %s", src, code, body)
+		}
+	}
+	d.DockerFails("No such image", "image", "inspect", "fetched:v3")
 }
 
 // Progress told while the archive is still coming must not cost any of it.

@@ -119,11 +119,19 @@ func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
 		}
 		o.Platform = &platform
 	}
-	if src != "-" {
-		return fault.New(errdefs.ErrNotImplemented, "import from a URL is not served: fetch %q and import the file", src)
-	}
 	out := newMessages(w)
-	id, err := rt.b.Import(r.Context(), r.Body, o)
+	body := io.Reader(r.Body)
+	if src != "-" {
+		resp, err := download(r.Context(), src)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		p := domain.NewProgress(out)
+		p.Message("", "Downloading from "+resp.Request.URL.Redacted())
+		body = &told{Reader: resp.Body, p: p, t: resp.ContentLength}
+	}
+	id, err := rt.b.Import(r.Context(), body, o)
 	if err == nil {
 		domain.NewProgress(out).Message("", id)
 	} else {
