@@ -94,25 +94,26 @@ func (s *Service) summary(ctx context.Context, rs []Record) (image.Summary, meas
 
 // shared fills in what each image has in common with others of the list.
 func shared(out []image.Summary, weights map[string]measured) {
-	uses := map[digest.Digest]int{}
+	// Two maps: a lowest layer has the digest of its uncompressed blob.
+	layers, blobs := map[digest.Digest]int{}, map[digest.Digest]int{}
 	for _, w := range weights {
 		for d := range w.layers {
-			uses[d]++
+			layers[d]++
 		}
 		for d := range w.blobs {
-			uses[d]++
+			blobs[d]++
 		}
 	}
 	for i := range out {
 		w := weights[out[i].ID]
 		out[i].SharedSize = 0
 		for d, n := range w.layers {
-			if uses[d] > 1 {
+			if layers[d] > 1 {
 				out[i].SharedSize += n
 			}
 		}
 		for d, n := range w.blobs {
-			if uses[d] > 1 {
+			if blobs[d] > 1 {
 				out[i].SharedSize += n
 			}
 		}

@@ -126,7 +126,7 @@ func (s *Service) prune(ctx context.Context, plan []Record) (image.PruneReport, 
 		s.emit(events.ActionUnTag, r.ID(), r.familiar(), nil)
 		report.ImagesDeleted = append(report.ImagesDeleted, image.DeleteResponse{Untagged: r.familiar()})
 	}
-	counted := map[digest.Digest]bool{}
+	counted := countedOnce{blobs: map[digest.Digest]bool{}, layers: map[digest.Digest]bool{}}
 	for d, m := range before {
 		has, err := s.d.Content.Has(ctx, d)
 		if err != nil {
@@ -147,28 +147,34 @@ func (s *Service) prune(ctx context.Context, plan []Record) (image.PruneReport, 
 	return report, nil
 }
 
+// countedOnce tells what was counted before. A lowest layer has the digest of
+// its uncompressed blob: the two are kept apart.
+type countedOnce struct {
+	blobs, layers map[digest.Digest]bool
+}
+
 // freed sums what of a measured image is really gone, each thing once.
-func (s *Service) freed(ctx context.Context, m measured, counted map[digest.Digest]bool) (uint64, error) {
+func (s *Service) freed(ctx context.Context, m measured, counted countedOnce) (uint64, error) {
 	var n uint64
 	for d, size := range m.blobs {
 		has, err := s.d.Content.Has(ctx, d)
 		if err != nil {
 			return n, err
 		}
-		if !has && !counted[d] {
+		if !has && !counted.blobs[d] {
 			n += uint64(size)
 		}
-		counted[d] = true
+		counted.blobs[d] = true
 	}
 	for c, size := range m.layers {
 		has, err := s.d.Layers.HasLayer(ctx, c)
 		if err != nil {
 			return n, err
 		}
-		if !has && !counted[c] {
+		if !has && !counted.layers[c] {
 			n += uint64(size)
 		}
-		counted[c] = true
+		counted.layers[c] = true
 	}
 	return n, nil
 }

@@ -165,6 +165,47 @@ func TestImportFromAnAddress(t *testing.T) {
 	d.DockerFails("No such image", "image", "inspect", "fetched:v3")
 }
 
+// A lowest layer has the digest of its uncompressed blob; both count.
+func TestSizesCountBlobsAndLayersApart(t *testing.T) {
+	notOnTwin(t, "20.10 keeps no blobs")
+	d := daemon(t)
+	one := testkit.Layer{"one": {Body: strings.Repeat("1", 1<<20)}}.Tar()
+	d.Load(testkit.ImageSpec{Ref: "weigh:v1", Layers: [][]byte{one}, Config: map[string]any{"Labels": map[string]string{"weighed": "1"}}})
+	size := func(name string) (total, shared int64) {
+		code, body := d.API(http.MethodGet, `/images/json?shared-size=1&filters={"reference":["weigh:*"]}`, nil)
+		if code != http.StatusOK {
+			t.Fatalf("list: %d %s", code, body)
+		}
+		var list []struct {
+			RepoTags         []string
+			Size, SharedSize int64
+		}
+		decode(t, body, &list)
+		for _, i := range list {
+			if slices.Contains(i.RepoTags, name) {
+				return i.Size, i.SharedSize
+			}
+		}
+		t.Fatalf("no %s in %s", name, body)
+		return 0, 0
+	}
+	total, shared := size("weigh:v1")
+	if total < 2<<20 || shared != 0 {
+		t.Errorf("alone: size %d, shared %d", total, shared)
+	}
+	d.Load(testkit.ImageSpec{Ref: "weigh:v2", Layers: [][]byte{one, testkit.Layer{"two": {Body: strings.Repeat("2", 1<<20)}}.Tar()}})
+	if _, shared := size("weigh:v1"); shared < 2<<20 {
+		t.Errorf("with another on it: %d shared", shared)
+	}
+	d.Docker("rmi", "weigh:v2")
+	code, body := d.API(http.MethodPost, `/images/prune?filters={"dangling":{"false":true},"label":{"weighed":true}}`, nil)
+	var rep struct{ SpaceReclaimed int64 }
+	decode(t, body, &rep)
+	if code != http.StatusOK || rep.SpaceReclaimed < total {
+		t.Errorf("prune of %d: %d %s", total, code, body)
+	}
+}
+
 // Progress told while the archive is still coming must not cost any of it.
 func TestLoadWithProgressOfABigArchive(t *testing.T) {
 	d := daemon(t)
