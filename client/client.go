@@ -106,3 +106,11 @@ func (c *Client) OutdatedImages(ctx context.Context) ([]api.OutdatedImage, error
 	err := c.call(ctx, http.MethodGet, api.PathOutdated, nil, &out)
 	return out, err
 }
+
+// Check tries a volume or a directory. errdefs.ErrNotFound for an unknown one,
+// errdefs.ErrInvalidArgument for an unknown database.
+func (c *Client) Check(ctx context.Context, r api.CheckRequest) (api.CheckReport, error) {
+	var out api.CheckReport
+	err := c.call(ctx, http.MethodPost, api.PathCheck, r, &out)
+	return out, err
+}

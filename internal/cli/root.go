@@ -86,8 +86,11 @@ func newCompose(dockerCli command.Cli) *cobra.Command {
 // addOwn adds what Holdfast has beyond docker's commands.
 func (r *root) addOwn() {
 	for _, c := range r.cmd.Commands() {
-		if c.Name() == "image" {
+		switch c.Name() {
+		case "image":
 			c.AddCommand(newOutdated(r.cli))
+		case "volume":
+			c.AddCommand(newCheck(r.cli))
 		}
 	}
 }

@@ -19,7 +19,7 @@ func (d *Daemon) routers() []route.Router {
 		containerrouter.New(d.containers, committer{d}, d.facts.Cgroup.Version),
 		imagerouter.New(d.images),
 		buildrouter.New(d.builder),
-		extensionrouter.New(d.images),
+		extensionrouter.New(d.images, checker{d.volumes}),
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),

@@ -146,3 +146,37 @@ func TestVolumeReadOnlyAndNested(t *testing.T) {
 	d.DockerFails("bind source path does not exist: /no/such/path", "create", "--mount", "type=bind,source=/no/such/path,target=/x", "busybox")
 	d.DockerFails("invalid mode", "create", "-v", "a1:/x:nonsense", "busybox")
 }
+
+func TestVolumeCheck(t *testing.T) {
+	notOnTwin(t, "Docker has no such command")
+	d := daemon(t)
+	d.Docker("volume", "create", "good")
+	out := d.Holdfast("volume", "check", "--for", "postgres,generic", "good")
+	contains(t, "verdict", out, "FOR")
+	for _, db := range []string{"postgres", "generic"} {
+		contains(t, "verdict", out, db)
+	}
+	if strings.Contains(out, "unsafe") {
+		t.Errorf("a plain folder is fine: %s", out)
+	}
+	d.Docker("volume", "create", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "mem")
+	r := d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), "volume", "check", "--for", "postgres", "mem")
+	if r.Code != 1 || !strings.Contains(r.Out, "gone with the next reboot") {
+		t.Errorf("memory: %s", r)
+	}
+	// The volume was mounted for the check only.
+	d.Docker("volume", "rm", "mem")
+	equal(t, "nothing is left", d.Docker("run", "--rm", "-v", "good:/d", "busybox", "ls", "-A", "/d"), "")
+	contains(t, "a path", d.Holdfast("volume", "check", "-v", t.TempDir()), "rename-over-open-file")
+	for text, args := range map[string][]string{
+		"no such volume":            {"nosuch"},
+		"no such directory":         {"/no/such/dir"},
+		"unknown database \"nodb\"": {"--for", "nodb", "good"},
+		"not a directory":           {"/etc/passwd"},
+	} {
+		r := d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), append([]string{"volume", "check"}, args...)...)
+		if r.Code == 0 || !strings.Contains(r.Err, text) {
+			t.Errorf("%v: want %q, got %s", args, text, r)
+		}
+	}
+}

@@ -14,21 +14,6 @@ type Images interface {
 	Outdated(ctx context.Context) ([]image.Outdated, error)
 }
 
-// Router serves the extensions.
-type Router struct {
-	images Images
-}
-
-// New returns the router.
-func New(images Images) *Router { return &Router{images} }
-
-// Routes implements route.Router.
-func (rt *Router) Routes() []route.Route {
-	return []route.Route{
-		{Method: http.MethodGet, Path: api.PathOutdated, Handler: rt.outdated},
-	}
-}
-
 func (rt *Router) outdated(w http.ResponseWriter, r *http.Request) error {
 	list, err := rt.images.Outdated(r.Context())
 	if err != nil {
