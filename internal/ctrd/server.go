@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
@@ -26,6 +27,7 @@ import (
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 
+	"holdfast.dev/holdfast/internal/base/diskspace"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
@@ -122,7 +124,15 @@ func (s *Server) openStores(ctx context.Context) error {
 	// Features that change what a layer looks like on disk stay off, whatever the
 	// kernel's defaults are: diff and commit read upper directories directly.
 	snapRoot := filepath.Join(s.cfg.Root, "snapshots")
-	snapshotter, err := overlay.NewSnapshotter(snapRoot, overlay.WithMountOptions(overlayOptions()))
+	if err := os.MkdirAll(snapRoot, 0o700); err != nil {
+		return fmt.Errorf("make directory of snapshots: %w", err)
+	}
+	snapMeta := filepath.Join(snapRoot, "metadata.db")
+	ms, err := storage.NewMetaStore(snapMeta)
+	if err != nil {
+		return fmt.Errorf("open metadata of snapshots: %w", err)
+	}
+	snapshotter, err := overlay.NewSnapshotter(snapRoot, overlay.WithMetaStore(ms), overlay.WithMountOptions(overlayOptions()))
 	if err != nil {
 		return fmt.Errorf("open overlay snapshotter: %w", err)
 	}
@@ -148,6 +158,10 @@ func (s *Server) openStores(ctx context.Context) error {
 		return err
 	}
 	s.collect = newCollector(ctx, s.meta, s.cfg.Log)
+	s.collect.room = func() error { return errors.Join(reserveBolt(s.bolt), reserveSnapshots(ctx, ms, snapMeta)) }
+	if err := s.collect.room(); err != nil {
+		return err
+	}
 
 	cs := s.meta.ContentStore()
 	s.client, err = client.New("", client.WithDefaultNamespace(Namespace), client.WithServices(
@@ -165,6 +179,26 @@ func (s *Server) openStores(ctx context.Context) error {
 	}
 	s.rootfs = &Rootfs{snaps: s.snaps, dir: s.cfg.RootfsDir}
 	return s.rootfs.sweepInit(ctx)
+}
+
+// metadataReserve is the room that containerd's databases always have for more,
+// so that layers can be removed on a full disk.
+const metadataReserve = 1 << 20
+
+func reserveBolt(b *bolt.DB) error {
+	return b.View(func(tx *bolt.Tx) error { return diskspace.Reserve(b.Path(), tx.Size()+metadataReserve) })
+}
+
+func reserveSnapshots(ctx context.Context, ms *storage.MetaStore, path string) error {
+	_, t, err := ms.TransactionContext(ctx, false)
+	if err != nil {
+		return fmt.Errorf("read metadata of snapshots: %w", err)
+	}
+	defer func() { _ = t.Rollback() }() // it has read only
+	if tx, ok := t.(*bolt.Tx); ok {
+		return diskspace.Reserve(path, tx.Size()+metadataReserve)
+	}
+	return nil
 }
 
 // sweepSnapshots removes directories without a record: an engine that was killed
@@ -280,6 +314,7 @@ type collector struct {
 	dirt chan struct{}
 	done chan struct{}
 	stop context.CancelFunc
+	room func() error // keeps space for the metadata of removals
 
 	mu sync.Mutex // one collection at a time
 }
@@ -329,7 +364,7 @@ func (c *collector) now(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, err := c.meta.GarbageCollect(ctx)
-	return err
+	return errors.Join(err, c.room())
 }
 
 func (c *collector) close() {

@@ -14,9 +14,14 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"holdfast.dev/holdfast/internal/base/diskspace"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
+
+// reserve is the room that the file always has for more, so that things can be
+// removed, and be put down as removed, on a full disk.
+const reserve = 1 << 20
 
 // lockWait is how long Open waits for a daemon that is just going away.
 const lockWait = time.Second
@@ -34,6 +39,16 @@ type DB struct {
 	queueMu sync.Mutex // guards queue; held for an append only
 	queue   []*write
 	commit  sync.Mutex // held by whoever commits the queue; taken before queueMu
+	room    int64      // size of the file with its reserve; guarded by commit
+}
+
+// makeRoom keeps the reserve behind what the file holds. It costs nothing most times.
+func (db *DB) makeRoom(tx *bolt.Tx) error {
+	if tx.Size()+reserve/2 <= db.room {
+		return nil
+	}
+	db.room = tx.Size() + reserve
+	return diskspace.Reserve(db.path, db.room)
 }
 
 // write is one caller's change, waiting for a commit.
@@ -63,6 +78,9 @@ func open(path string, o Options, ms []migration) (_ *DB, err error) {
 		return nil, err
 	}
 	db := &DB{path: path, bolt: b}
+	if err := b.View(func(tx *bolt.Tx) error { return db.makeRoom(tx) }); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
 	if err := db.migrate(log, ms); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -143,6 +161,9 @@ func (db *DB) update(do func(*bolt.Tx) error) error {
 // gets a transaction of its own, so that one caller's trouble stays its own.
 func (db *DB) commitBatch(batch []*write) {
 	err := db.bolt.Update(func(tx *bolt.Tx) error {
+		if err := db.makeRoom(tx); err != nil {
+			return err
+		}
 		for _, w := range batch {
 			if err := w.do(tx); err != nil {
 				return err

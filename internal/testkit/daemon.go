@@ -43,6 +43,8 @@ type Options struct {
 	Config map[string]any
 	// RootTmpfs puts the root on a tmpfs of that many MiB, to be filled.
 	RootTmpfs int
+	// RootExt4 puts it on an ext4 of that many MiB.
+	RootExt4 int
 	// Stopped: do not start it yet.
 	Stopped bool
 	// IgnoreLeftovers is for daemons that are made to be broken.
@@ -126,6 +128,12 @@ func newDaemon(t TB, o Options) (*Daemon, error) {
 	if o.RootTmpfs > 0 {
 		if out, err := ns.command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm,mode=711", o.RootTmpfs), "tmpfs", s.root).CombinedOutput(); err != nil {
 			return d, fmt.Errorf("mount root: %w: %s", err, out)
+		}
+	}
+	if o.RootExt4 > 0 {
+		script := fmt.Sprintf("truncate -s %dM %[2]s/disk && mkfs.ext4 -q -m 0 %[2]s/disk && mount -o loop %[2]s/disk %[3]s && chmod 711 %[3]s", o.RootExt4, dir, s.root)
+		if out, err := ns.command("sh", "-c", script).CombinedOutput(); err != nil {
+			return d, fmt.Errorf("make root: %w: %s", err, out)
 		}
 	}
 	config := map[string]any{"cgroup-parent": "/" + tag}

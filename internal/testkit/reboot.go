@@ -10,11 +10,11 @@ import (
 
 // PowerLoss ends everything of the daemon's at once, as a machine that loses
 // power does: processes, mounts, links, rules and run-time files are gone, the
-// root stays. It does not start the daemon again. The root must not be a tmpfs.
+// root stays. It does not start the daemon again. The root must be a plain folder.
 func (d *Daemon) PowerLoss() {
 	d.t.Helper()
-	if d.opts.RootTmpfs > 0 {
-		d.t.Fatalf("a root on a tmpfs does not outlive a power loss")
+	if d.opts.RootTmpfs > 0 || d.opts.RootExt4 > 0 {
+		d.t.Fatalf("a root with a mount of its own does not outlive the namespaces")
 	}
 	d.Kill()
 	if err := killAll(d.tag, d.ns.pid, false); err != nil {
