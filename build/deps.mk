@@ -6,7 +6,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recomm
 # To build: runc is linked with libseccomp, statically.
 PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config git
 # To run the demo: base images are made from Debian packages.
-PACKAGES_DEMO := mmdebstrap busybox-static ca-certificates curl iproute2
+PACKAGES_DEMO := mmdebstrap busybox-static ca-certificates curl iproute2 nftables
 # To test: namespaces and rules are looked at with the kernel's own tools, the
 # store's page with a browser, faults with a file system on a loop device.
 PACKAGES_TEST := nftables iproute2 util-linux procps conntrack openssl openssh-client chromium xz-utils zstd

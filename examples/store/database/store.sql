@@ -5,7 +5,7 @@ CREATE TABLE products (
 	cents      bigint NOT NULL CHECK (cents BETWEEN 0 AND 100000000),
 	added_at   timestamptz NOT NULL DEFAULT now(),
 	-- The server that accepted the row.
-	written_on text NOT NULL DEFAULT host(inet_server_addr())
+	written_on text NOT NULL DEFAULT coalesce(host(inet_server_addr()), 'its own socket')
 );
 
 INSERT INTO products (name, cents, written_on) VALUES
