@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
@@ -50,16 +54,22 @@ func (r *Runtime) adoptOne(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, shimLimit)
 	defer cancel()
 	h, err := r.shims.connect(ctx, id)
-	if err != nil {
-		return r.adoptDead(ctx, t)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return r.adoptDead(ctx, t) // nobody listens there
+	case err != nil:
+		return err // whether it lives is not known, and who lives must not be buried
 	}
 	st, err := h.api.State(in(ctx), &taskapi.StateRequest{ID: id})
-	if err = fromShim(err); err != nil {
-		if ctx.Err() != nil {
-			return errors.Join(fmt.Errorf("its shim does not answer: %w", err), h.conn.Close())
-		}
+	err = fromShim(err)
+	switch {
+	case errdefs.IsNotFound(err):
 		r.log.Info("shim without a task ended", logkey.Container, id, logkey.Err, err)
 		return errors.Join(r.shims.shutdown(ctx, id, h), r.adoptDead(ctx, t))
+	case err != nil:
+		t.shim = h
+		r.adoptSilent(ctx, t, err)
+		return nil
 	}
 	t.shim = h
 	state := stateOf(st)
@@ -73,6 +83,38 @@ func (r *Runtime) adoptOne(ctx context.Context, id string) error {
 	}
 	r.keep(t)
 	return nil
+}
+
+// adoptSilent takes over a task whose shim is there and says nothing of use: it
+// hangs, or the machine is too busy. The task counts as running until its shim
+// says otherwise: taken for ended it would be started a second time, on the same
+// data.
+func (r *Runtime) adoptSilent(ctx context.Context, t *task, cause error) {
+	r.log.Error("shim does not answer: its container is left as it is", logkey.Container, t.id, logkey.Err, cause)
+	t.silent = true
+	main, _ := t.add("", r.pidOf(t))
+	if main.pid != 0 {
+		t.aim(main)
+	}
+	r.follow(ctx, t, main)
+	r.keep(t)
+}
+
+// pidOf reads which process runc made first, where that is still one of the
+// task's: the number may be another's by now. Else it is 0.
+func (r *Runtime) pidOf(t *task) int {
+	b, err := os.ReadFile(filepath.Join(r.shims.bundle(t.id), pidFile))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	if pids, err := t.cgroup.pids(); err != nil || !slices.Contains(pids, pid) {
+		return 0
+	}
+	return pid
 }
 
 // adoptDead takes over a task without a shim: it was never made, or has ended.
@@ -152,6 +194,13 @@ func (r *Runtime) List(ctx context.Context) (map[string]container.TaskState, err
 	r.mu.Unlock()
 	out := make(map[string]container.TaskState, len(ids))
 	for _, id := range ids {
+		t, err := r.task(id)
+		if err == nil && t.silent {
+			if main, ok := t.known(""); ok && !main.ended() {
+				out[id] = container.TaskState{Status: container.TaskRunning, Pid: main.pid}
+				continue
+			}
+		}
 		st, err := r.State(ctx, id, "")
 		if errdefs.IsNotFound(err) {
 			continue // deleted meanwhile
@@ -172,7 +221,9 @@ func (r *Runtime) State(ctx context.Context, id, exec string) (container.TaskSta
 		return container.TaskState{}, err
 	}
 	if !p.ended() {
-		st, err := t.shim.api.State(in(ctx), &taskapi.StateRequest{ID: id, ExecID: exec})
+		asked, cancel := context.WithTimeout(ctx, shimLimit)
+		defer cancel()
+		st, err := t.shim.api.State(in(asked), &taskapi.StateRequest{ID: id, ExecID: exec})
 		if err == nil {
 			return stateOf(st), nil
 		}

@@ -221,6 +221,18 @@ func shimsOf(state string) []int {
 	return out
 }
 
+// shimOf finds the shim of a task.
+func (m *machine) shimOf(id string) int {
+	m.t.Helper()
+	for _, pid := range shimsOf(m.state) {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(b), id) {
+			return pid
+		}
+	}
+	m.t.Fatalf("no shim of %s", id)
+	return 0
+}
+
 func (m *machine) eventually(what string, cond func() error) {
 	m.t.Helper()
 	deadline := time.Now().Add(patience)

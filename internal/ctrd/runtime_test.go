@@ -345,6 +345,48 @@ func TestShimThatDiedWhileTheEngineWasAway(t *testing.T) {
 }
 
 // A frozen process can be killed.
+// A shim that does not answer, because the machine is busy or it hangs, is no
+// dead one: what it holds runs, and must neither be killed nor keep the engine
+// from coming up.
+func TestSilentShimKeepsItsTask(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	other, _ := m.launch("exec /bin/busybox sleep 1000")
+	before, err := m.rt().State(t.Context(), id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shim := m.shimOf(id)
+	if err := syscall.Kill(shim, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(shim, syscall.SIGCONT) }() // should the test have ended early
+	m.restart()
+	tasks, err := m.rt().List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := tasks[id]; st.Status != container.TaskRunning || st.Pid != before.Pid {
+		t.Errorf("task of the silent shim: %+v, was %+v", st, before)
+	}
+	if st := tasks[other]; st.Status != container.TaskRunning {
+		t.Errorf("the other task: %+v", st)
+	}
+	if err := syscall.Kill(before.Pid, 0); err != nil {
+		t.Errorf("the process: %v", err)
+	}
+	if err := syscall.Kill(shim, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.rt().Kill(t.Context(), id, "", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := m.wait(id, ""); code != 137 {
+		t.Errorf("exit code %d, want 137", code)
+	}
+	m.delete(id)
+}
+
 func TestKillReachesAPausedTask(t *testing.T) {
 	m := newMachine(t)
 	id, _ := m.launch("exec /bin/busybox sleep 1000")

@@ -17,6 +17,7 @@ type task struct {
 	id     string
 	shim   *shim // nil where it was dead when we came
 	cgroup cgroup
+	silent bool // its shim did not answer when we came; set before the task is shared
 
 	mu      sync.Mutex // guards the fields below; never held across a call
 	leaving bool       // the connection is closed by us
