@@ -87,12 +87,13 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 	host.Links = nil // shown with the endpoint
 	var img ImageInfo
 	if user.Image != "" {
-		if img, err = s.d.Images.Resolve(ctx, user.Image); err != nil {
+		if img, err = s.d.Images.Resolve(ctx, user.Image, in.Platform); err != nil {
 			return nil, warnings, err
 		}
-		if p := in.Platform; p != nil && ((p.OS != "" && p.OS != "linux") || (p.Architecture != "" && p.Architecture != runtime.GOARCH)) {
-			return nil, warnings, fault.New(errdefs.ErrNotFound,
-				"image with reference %s was found but does not provide the specified platform (%s/%s)", user.Image, p.OS, p.Architecture)
+		if img.Foreign != "" && in.Platform == nil {
+			warnings = append(warnings, fmt.Sprintf(
+				"The requested image's platform (%s) does not match the detected host platform (%s/%s) and no specific platform was requested",
+				img.Foreign, runtime.GOOS, runtime.GOARCH))
 		}
 	}
 	cfg, err := mergeConfig(&user, img.Config)

@@ -180,7 +180,7 @@ func (k *conn) Publish(e events.Message) {
 }
 
 // Images.
-func (k *conn) Resolve(_ context.Context, ref string) (ImageInfo, error) {
+func (k *conn) Resolve(_ context.Context, ref string, _ *ocispec.Platform) (ImageInfo, error) {
 	k.m.mu.Lock()
 	defer k.m.mu.Unlock()
 	for name, i := range k.m.images {

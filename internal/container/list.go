@@ -87,7 +87,7 @@ func (n *imageNames) of(r *Record) string {
 	}
 	id, ok := n.seen[ref]
 	if !ok {
-		img, err := n.s.d.Images.Resolve(n.ctx, ref)
+		img, err := n.s.d.Images.Resolve(n.ctx, ref, nil)
 		if err != nil && !errdefs.IsNotFound(err) {
 			n.s.d.Log.Warn("image of container not resolved", logkey.Image, ref, logkey.Err, err)
 		}
@@ -139,7 +139,7 @@ func (s *Service) selectBy(ctx context.Context, o ListOptions) (*selection, erro
 	if f.has("ancestor") {
 		sel.images = map[string]bool{}
 		for _, v := range f.by["ancestor"] {
-			img, err := s.d.Images.Resolve(ctx, v)
+			img, err := s.d.Images.Resolve(ctx, v, nil)
 			if err != nil {
 				s.d.Log.Debug("image of filter not found", logkey.Image, v, logkey.Err, err)
 				continue

@@ -32,9 +32,9 @@ type Publisher interface {
 // Images answers what a container needs of an image.
 type Images interface {
 	// Resolve finds an image by name, ID or unambiguous ID prefix, unpacked for
-	// this platform. errdefs.ErrNotFound with Docker's text
+	// the platform wanted, or else for this machine's. errdefs.ErrNotFound with Docker's text
 	// ("No such image: busybox:latest") where there is none.
-	Resolve(ctx context.Context, ref string) (ImageInfo, error)
+	Resolve(ctx context.Context, ref string, want *ocispec.Platform) (ImageInfo, error)
 }
 
 // ImageInfo is an image as a container sees it.
@@ -44,6 +44,7 @@ type ImageInfo struct {
 	ChainID  string // chain ID of the top layer: key of the committed snapshot; empty for an image with no layer
 	Config   dockerspec.DockerOCIImageConfig
 	Manifest *ocispec.Descriptor // platform manifest, nil where unknown
+	Foreign  string              // its platform ("linux/arm64/v8") where this machine doesn't run that by itself
 }
 
 // Rootfs makes, mounts and removes the writable layer of a container.

@@ -3,6 +3,9 @@ package daemon
 import (
 	"context"
 
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/image"
 	"holdfast.dev/holdfast/internal/volume"
@@ -15,12 +18,16 @@ import (
 // containerImages fills container.Images.
 type containerImages struct{ s *image.Service }
 
-func (p containerImages) Resolve(ctx context.Context, ref string) (container.ImageInfo, error) {
-	r, err := p.s.Runnable(ctx, ref, nil)
+func (p containerImages) Resolve(ctx context.Context, ref string, want *ocispec.Platform) (container.ImageInfo, error) {
+	r, err := p.s.Runnable(ctx, ref, want)
 	if err != nil {
 		return container.ImageInfo{}, err
 	}
-	return container.ImageInfo{ID: r.ID, Name: r.Name, ChainID: r.ChainID, Config: r.Config, Manifest: &r.Manifest}, nil
+	out := container.ImageInfo{ID: r.ID, Name: r.Name, ChainID: r.ChainID, Config: r.Config, Manifest: &r.Manifest}
+	if r.Platform.Architecture != "" && !platforms.Default().Match(r.Platform) {
+		out.Foreign = platforms.FormatAll(r.Platform)
+	}
+	return out, nil
 }
 
 // imageUsers fills image.Users. Containers start after images, so that the

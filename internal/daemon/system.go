@@ -257,8 +257,10 @@ func addressPools(c config.Config) []system.NetworkAddressPool {
 func registryConfig(c config.Config) *registry.ServiceConfig {
 	out := &registry.ServiceConfig{
 		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")},
-		IndexConfigs:          map[string]*registry.IndexInfo{},
-		Mirrors:               slices.Clone(c.RegistryMirrors),
+		IndexConfigs: map[string]*registry.IndexInfo{
+			"docker.io": {Name: "docker.io", Mirrors: slices.Concat([]string{}, c.RegistryMirrors), Secure: true, Official: true},
+		},
+		Mirrors: slices.Clone(c.RegistryMirrors),
 	}
 	for _, r := range c.InsecureRegistries {
 		if p, err := netip.ParsePrefix(r); err == nil {

@@ -206,6 +206,23 @@ func TestSizesCountBlobsAndLayersApart(t *testing.T) {
 	}
 }
 
+// A container of another platform can be made: it may be emulated, or never started.
+func TestCreateForAnotherPlatform(t *testing.T) {
+	notOnTwin(t, "20.10 has one platform per name")
+	d := daemon(t)
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, testkit.Layer{"x": {Body: "arm"}}.Tar(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.Docker("import", "--platform", "linux/arm64", root, "alien:v1")
+	d.DockerFails("does not provide the specified platform (linux/amd64)", "create", "--pull", "never", "--platform", "linux/amd64", "alien:v1", "x")
+	d.Docker("create", "--name", "a1", "--platform", "linux/arm64", "alien:v1", "x")
+	code, body := d.API(http.MethodPost, "/containers/create?name=a2", `{"Image":"alien:v1","Cmd":["x"]}`)
+	if code != http.StatusCreated || !strings.Contains(string(body), "The requested image's platform (linux/arm64) does not match the detected host platform (linux/amd64)") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
 // Progress told while the archive is still coming must not cost any of it.
 func TestLoadWithProgressOfABigArchive(t *testing.T) {
 	d := daemon(t)

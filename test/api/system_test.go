@@ -108,6 +108,7 @@ func TestInfo(t *testing.T) {
 	d.Docker("create", "--name", "two", "busybox")
 	equal(t, "driver, root, counts", d.Docker("info", "--format", "{{.Driver}} {{.DockerRootDir}} {{.Containers}} {{.ContainersRunning}} {{.ContainersStopped}} {{.Images}}"),
 		fmt.Sprintf("%s %s 2 1 1 %d", format(d, "one", "{{.GraphDriver.Name}}"), d.Root(), len(strings.Fields(d.Docker("images", "-q")))))
+	contains(t, "registries", d.Docker("info", "--format", `{{with index .RegistryConfig.IndexConfigs "docker.io"}}{{.Name}} {{.Secure}} {{.Official}}{{end}}`), "docker.io true true")
 	contains(t, "plugins", d.Docker("info", "--format", "{{.Plugins.Volume}} {{.Plugins.Network}} {{.Plugins.Log}}"), "local")
 	if out := d.Docker("info"); !strings.Contains(out, "Server Version") {
 		t.Errorf("info is not rendered: %s", out)

@@ -319,18 +319,23 @@ func inNS(path string, f func() error) error {
 
 const shortWait = 700 * time.Millisecond
 
+// longWait is for what must answer, on a machine however busy.
+const longWait = 10 * time.Second
+
 // dial connects from the namespace ("" is the host) and returns the greeting.
-func dial(nsPath, addr string) (string, error) {
+func dial(nsPath, addr string) (string, error) { return dialFor(nsPath, addr, shortWait) }
+
+func dialFor(nsPath, addr string, limit time.Duration) (string, error) {
 	var c net.Conn
 	err := inNS(nsPath, func() (err error) {
-		c, err = net.DialTimeout("tcp", addr, shortWait)
+		c, err = net.DialTimeout("tcp", addr, limit)
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(max(limit, 2*time.Second))); err != nil {
 		return "", err
 	}
 	buf := make([]byte, 256)
@@ -368,7 +373,7 @@ func dialUDP(nsPath, addr string) (string, error) {
 // reaches checks that addr answers as who to a client in the namespace.
 func reaches(t testing.TB, nsPath, addr, who string) string {
 	t.Helper()
-	got, err := dial(nsPath, addr)
+	got, err := dialFor(nsPath, addr, longWait)
 	if err != nil {
 		t.Errorf("%s does not answer: %v", addr, err)
 		return ""
