@@ -345,3 +345,26 @@ func TestWaitAfterFailedStart(t *testing.T) {
 		}
 	})
 }
+
+// A program may print, and the one who reads it send a signal or start an exec,
+// before the engine has noted that it runs.
+func TestVerbsWaitForAStartUnderWay(t *testing.T) {
+	world(t, func(m *machine, d *daemon) {
+		m.onSignal = func(string, syscall.Signal) *Exit { return nil }
+		id := d.create("early", nil)
+		got := make(chan error, 2)
+		m.onRun = func(string) {
+			go func() { got <- d.Kill(d.t.Context(), "early", "HUP") }()
+			go func() {
+				_, err := d.ExecCreate(d.t.Context(), "early", container.ExecCreateRequest{Cmd: []string{"true"}})
+				got <- err
+			}()
+			others()
+		}
+		d.must(d.Start(d.t.Context(), "early"))
+		d.must(<-got)
+		d.must(<-got)
+		m.onRun = nil
+		m.exit(id, 0)
+	})
+}

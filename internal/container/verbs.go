@@ -119,7 +119,7 @@ func (s *Service) Resize(ctx context.Context, name string, height, width uint32)
 	if err != nil {
 		return err
 	}
-	r := c.record()
+	r := c.settled()
 	if !r.Phase.alive() {
 		return errNotRunning(r.ID)
 	}
