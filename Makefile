@@ -5,6 +5,7 @@ GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+COMPOSE := github.com/docker/compose/v5
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
@@ -23,7 +24,7 @@ help: ## this list
 build: $(PROGRAMS) ## bin/: the client, the daemon and the programs beside it
 
 bin/holdfast:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/holdfast
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS) -X $(COMPOSE)/internal.Version=$$($(GO) list -m -f '{{.Version}}' $(COMPOSE))" -o $@ ./cmd/holdfast
 	@ln -sf holdfast bin/docker-compose
 
 bin/holdfastd:

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	dockercli "github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/version"
 	"github.com/docker/compose/v5/cmd/compatibility"
 	"github.com/sirupsen/logrus"
 )
@@ -26,6 +27,14 @@ type Version struct {
 	Commit  string
 }
 
+// tell makes `version` name this build as the client's.
+func (v Version) tell() {
+	version.PlatformName = "Holdfast"
+	version.Version = v.Version
+	version.GitCommit = v.Commit
+	version.BuildTime = "" // one that is told again and again is no use: the commit tells
+}
+
 // interrupted is the cause of a context that a signal ended.
 type interrupted struct{ signal syscall.Signal }
 
@@ -36,6 +45,7 @@ func (interrupted) Error() string { return "" }
 // returns its exit code.
 func Main(args []string, v Version) int {
 	args = withCompose(args)
+	v.tell()
 	// Plugins are started by docker/cli with what os.Args holds.
 	os.Args = args
 	ctx, stop := untilSignal(context.Background())
@@ -98,7 +108,7 @@ func message(err error) string {
 	if err == nil || errors.As(err, &sig) || errdefs.IsCanceled(err) {
 		return ""
 	}
-	return err.Error()
+	return ours(explain(err).Error())
 }
 
 // exitCode is Docker's: of a container, of the usage error (125, 126, 127), of

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"os"
-	"regexp"
 
 	dockercli "github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
@@ -62,6 +61,7 @@ func newRoot(dockerCli *command.DockerCli, v Version) *root {
 	commands.AddCommands(cmd, dockerCli)
 	cmd.AddCommand(newCompose(dockerCli))
 	r.addOwn()
+	r.showImports()
 	r.explainFlags()
 	r.guard()
 	r.setHelp(help)
@@ -111,31 +111,4 @@ func (r *root) completeGlobals() {
 			panic(err) // docker/cli no longer has the flag
 		}
 	}
-}
-
-// misprint matches docker/cli's refusal of a --mount field like type-volume.
-var misprint = regexp.MustCompile(`invalid field '((?:type|source|src|target|destination|dst|readonly|ro|volume-[a-z]+|bind-[a-z]+|tmpfs-[a-z]+))-([^'=]+)' must be a key=value pair`)
-
-// explain adds to a usage error what was probably meant.
-func explain(err error) error {
-	if err == nil {
-		return nil
-	}
-	m := misprint.FindStringSubmatch(err.Error())
-	if m == nil {
-		return err
-	}
-	return fmt.Errorf("%w (did you mean %s=%s?)", err, m[1], m[2])
-}
-
-// explainFlags makes usage errors say what was meant.
-func (r *root) explainFlags() {
-	inner := r.cmd.FlagErrorFunc()
-	r.cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		// What the engine does not support is said first.
-		if err := r.supported(cmd); err != nil {
-			return err
-		}
-		return inner(cmd, explain(err))
-	})
 }

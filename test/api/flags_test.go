@@ -225,12 +225,3 @@ func TestRunOptionsNotServedAreRefused(t *testing.T) {
 	}
 	equal(t, "nothing half made", d.Docker("ps", "-aq"), "")
 }
-
-func TestMountAsTheNotesMisprintIt(t *testing.T) {
-	notOnTwin(t, "our own client")
-	d := daemon(t)
-	r := d.Run("", "holdfast", "run", "--mount", "type-volume,source=/usr/data,target=/container/usr/data", "busybox", "true")
-	if r.Code == 0 || !strings.Contains(r.Err, "type=volume") {
-		t.Errorf("want an error that says type=volume: %s", r)
-	}
-}

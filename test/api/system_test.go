@@ -214,40 +214,6 @@ func TestLiveEvents(t *testing.T) {
 	}
 }
 
-func TestContextsAndCompletionOfOurClient(t *testing.T) {
-	notOnTwin(t, "the client speaks newer versions only")
-	d := daemon(t)
-	d.Holdfast("context", "create", "ours", "--docker", "host="+d.Host())
-	contains(t, "contexts", d.Holdfast("context", "ls", "--format", "{{.Name}}"), "ours")
-	contains(t, "completion", d.Holdfast("completion", "bash"), "holdfast")
-	equal(t, "run", d.Holdfast("run", "--rm", "busybox", "echo", "hi"), "hi")
-	r := d.Run("", "holdfast", "run", "--rm", "busybox", "sh", "-c", "exit 7")
-	if r.Code != 7 {
-		t.Errorf("exit code of the container is not the client's: %s", r)
-	}
-	if r := d.Run("", "holdfast", "run", "--nonsense"); r.Code != 125 {
-		t.Errorf("a bad flag is 125: %s", r)
-	}
-}
-
-func TestExitCodesOfRun(t *testing.T) {
-	d := daemon(t)
-	for _, tc := range []struct {
-		cmd  []string
-		code int
-	}{
-		{[]string{"sh", "-c", "exit 0"}, 0},
-		{[]string{"sh", "-c", "exit 42"}, 42},
-		{[]string{"/nothing"}, 127},
-		{[]string{"/etc/passwd"}, 126},
-	} {
-		r := d.DockerResult(append([]string{"run", "--rm", "busybox"}, tc.cmd...)...)
-		if r.Code != tc.code {
-			t.Errorf("%q: want exit code %d: %s", tc.cmd, tc.code, r)
-		}
-	}
-}
-
 func TestSecondDaemonOnTheSameRootIsRefused(t *testing.T) {
 	notOnTwin(t, "docker finds out by its pid file only")
 	d := own(t, testkit.Options{})
