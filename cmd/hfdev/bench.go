@@ -24,8 +24,9 @@ type bench struct {
 	docker *testkit.Daemon // nil where dockerd is not installed
 	podman *podman         // nil where podman is not installed
 
-	rows  []row
-	notes []string
+	rows       []row
+	notes      []string
+	loadBefore string
 }
 
 // row compares the samples of one measurement, taken in turns.
@@ -109,7 +110,7 @@ func runBench(ctx context.Context, args []string) error {
 	}
 	var report string
 	failed := testkit.RunProgram("hfdev bench", func(t testkit.TB) {
-		b := &bench{t: t, quick: *quick, only: *only}
+		b := &bench{t: t, quick: *quick, only: *only, loadBefore: loadAverage()}
 		b.start()
 		b.measure(ctx)
 		report = b.report(time.Now())

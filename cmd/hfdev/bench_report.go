@@ -20,7 +20,8 @@ const (
 // report is the result in Markdown.
 func (b *bench) report(now time.Time) string {
 	var w strings.Builder
-	fmt.Fprintf(&w, "Measured %s on %s.\n\n", now.UTC().Format("2006-01-02 15:04 MST"), b.machine())
+	fmt.Fprintf(&w, "Measured %s on %s. Load average %s before, %s after: what else ran on the machine takes from both sides.\n\n",
+		now.UTC().Format("2006-01-02 15:04 MST"), b.machine(), b.loadBefore, loadAverage())
 	w.WriteString("| what | Holdfast | peer | ratio | target | | n | spread |\n|---|--:|--:|--:|--:|---|--:|--:|\n")
 	for _, r := range b.rows {
 		target := ""
@@ -61,6 +62,12 @@ func (b *bench) machine() string {
 		parts = append(parts, "client "+strings.TrimSpace(string(out)))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// loadAverage is that of the last minute.
+func loadAverage() string {
+	avg, _, _ := strings.Cut(readFile("/proc/loadavg"), " ")
+	return avg
 }
 
 func field(file, name string) string {
