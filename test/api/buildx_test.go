@@ -338,3 +338,32 @@ func TestBuildCacheInAFolder(t *testing.T) {
 		t.Error("without the cache the step was not run: the test shows nothing")
 	}
 }
+
+func TestComposeBuilds(t *testing.T) {
+	d := buildx(t)
+	dir := buildDir(t, map[string]string{
+		"docker-compose.yml":       "services:\n  one:\n    image: built/one\n  two:\n    image: built/two\n",
+		"docker-compose-build.yml": "services:\n  one:\n    build: ./one\n  two:\n    build:\n      context: .\n      dockerfile: ./docker/two/Dockerfile\n      args:\n        WHO: you\n",
+		"one/Dockerfile":           "FROM busybox\nRUN echo one > /who\nCMD [\"cat\", \"/who\"]\n",
+		"docker/two/Dockerfile":    "FROM busybox\nARG WHO\nCOPY x /x\nRUN echo $WHO > /who\nCMD [\"cat\", \"/who\", \"/x\"]\n",
+		"x":                        "in the context\n",
+	})
+	files := []string{"-f", filepath.Join(dir, "docker-compose.yml"), "-f", filepath.Join(dir, "docker-compose-build.yml")}
+	for _, c := range []struct {
+		what    string
+		program string
+		args    []string
+	}{
+		{"holdfast compose", "holdfast", []string{"compose"}},
+		{"docker-compose", "docker-compose", nil},
+	} {
+		for _, image := range []string{"built/one", "built/two"} {
+			d.Run("", "docker", "rmi", "-f", image)
+		}
+		if r := d.Run("", filepath.Join(testkit.BinDir(), c.program), append(append(c.args, files...), "build")...); r.Code != 0 {
+			t.Fatalf("%s: %s", c.what, r)
+		}
+		equal(t, c.what, d.Docker("run", "--rm", "built/one"), "one")
+		equal(t, c.what, d.Docker("run", "--rm", "built/two"), "you\nin the context")
+	}
+}
