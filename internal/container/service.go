@@ -126,19 +126,6 @@ func (c *Container) record() Record {
 	return c.rec
 }
 
-// settled is the record once a start under way has come to its end. A program
-// may have printed, and its reader want something of it, before the engine has
-// noted that it runs.
-func (c *Container) settled() Record {
-	r := c.record()
-	if r.Phase != Starting {
-		return r
-	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	return c.record()
-}
-
 // emit publishes a container event with Docker's attributes.
 func (s *Service) emit(r Record, action events.Action, attrs map[string]string) {
 	all := map[string]string{}
