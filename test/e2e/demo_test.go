@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -178,6 +179,26 @@ func TestTheDemoComesUpAndGoesAway(t *testing.T) {
 	}
 	if out := d.run("up"); !strings.Contains(out, readBack) || strings.Contains(out, "importing") || strings.Contains(out, "starting the engine") {
 		t.Errorf("the second up makes what is there: %s", out)
+	}
+
+	// The engine is killed, and `up` starts it again under the running containers.
+	before := d.holdfast("ps", "-q", "--no-trunc")
+	pid, err := os.ReadFile(filepath.Join(d.dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if out := d.run("up"); !strings.Contains(out, readBack) || !strings.Contains(out, "starting the engine") {
+		t.Errorf("up after the engine was killed: %s", out)
+	}
+	if after := d.holdfast("ps", "-q", "--no-trunc"); before == "" || after != before {
+		t.Errorf("containers before the kill:\n%s\nafter:\n%s", before, after)
 	}
 
 	// Somebody tried more than the store: the demo does not take it away unasked.

@@ -46,14 +46,15 @@ func scriptEnv(t *testing.T) []string {
 	return env
 }
 
-// storeImages makes the store's images on d. Its network namespace leads nowhere,
-// so where packages must be installed they come through a proxy.
-func storeImages(t *testing.T, d *testkit.Daemon) {
+// images runs a script of the examples that makes images on d. Its network
+// namespace leads nowhere, so where packages must be installed they come through a
+// proxy.
+func images(t *testing.T, d *testkit.Daemon, script string, args ...string) {
 	t.Helper()
 	testkit.RequireProgram(t, "mmdebstrap")
 	ctx, cancel := context.WithTimeout(t.Context(), buildLimit)
 	defer cancel()
-	cmd := d.Command(ctx, filepath.Join(example, "build.sh"))
+	cmd := d.Command(ctx, filepath.Join(testkit.RepoRoot(), "examples", script), args...)
 	gateway := d.Docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge")
 	cmd.Env = append(append(cmd.Env, scriptEnv(t)...), "http_proxy="+proxy(t, d, gateway))
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -1,18 +1,22 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"holdfast.dev/holdfast/internal/testkit"
 )
@@ -108,7 +112,7 @@ func (s store) containers() map[string]string {
 func TestTheStoreKeepsItsData(t *testing.T) {
 	d := testkit.New(t)
 	s := store{d, t}
-	storeImages(t, d)
+	images(t, d, "store/build.sh")
 	mustCompose(t, d, "up", "-d", "--wait", "--wait-timeout", "100")
 	t.Run("is up", s.with(isUp))
 	t.Run("in a browser", s.with(inABrowser))
@@ -116,6 +120,7 @@ func TestTheStoreKeepsItsData(t *testing.T) {
 	t.Run("primary killed", s.with(primaryKilled))
 	t.Run("standby away", s.with(standbyAway))
 	t.Run("engine killed", s.with(engineKilled))
+	t.Run("tour of the README", s.with(tour))
 	t.Run("down and up", s.with(downAndUp))
 }
 
@@ -278,6 +283,43 @@ func engineKilled(t *testing.T, s store) {
 	s.add("Written after a restart by the new engine")
 	if r := s.DockerResult("logs", primary); !strings.Contains(r.Err, "making a new database") {
 		t.Errorf("the log from before is gone: %s", r)
+	}
+}
+
+// tour runs what the README tells people to try, with our client and with docker's.
+func tour(t *testing.T, s store) {
+	images(t, s.Daemon, "base/build.sh", "busybox")
+	text, err := os.ReadFile(filepath.Join(testkit.RepoRoot(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "## A tour")
+	rest, _, _ = strings.Cut(rest, "\n## ")
+	blocks := strings.Split(rest, "```sh\n")[1:]
+	if len(blocks) < 8 || !strings.HasPrefix(blocks[0], "export PATH") {
+		t.Fatalf("the README's tour is not where this test looks for it: %d blocks", len(blocks))
+	}
+	client := regexp.MustCompile(`\bholdfast `)
+	for _, program := range []string{"holdfast", "docker"} {
+		for _, block := range blocks[1:] {
+			block, _, _ := strings.Cut(block, "```")
+			block = client.ReplaceAllString(block, program+" ")
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			cmd := s.Command(ctx, "/bin/bash", "-exuo", "pipefail", "-c", block)
+			cmd.Dir = testkit.RepoRoot()
+			cmd.Env = append(append(cmd.Env, scriptEnv(t)...), "PATH="+testkit.BinDir()+":"+os.Getenv("PATH"))
+			out, err := cmd.CombinedOutput()
+			cancel()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		}
+	}
+	s.streams()
+	s.pageShows("Browser chair")
+	// What the scripts import has a label, what is built has not.
+	if got := s.Docker("inspect", "-f", `{{index .Config.Labels "dev.holdfast.source"}}`, "store-web-1"); got != "" {
+		t.Errorf("the page is not of the image that was built but of %s", got)
 	}
 }
 
