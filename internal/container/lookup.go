@@ -56,7 +56,8 @@ func errRestarting(id string) error {
 
 // settled is the record once a start in progress is over, for verbs that would
 // else take a container on its way up for one at rest: a stop must not miss the
-// start that a restart policy just made.
+// start that a restart policy just made, and a program may have printed, and its
+// reader want something of it, before the engine has noted that it runs.
 func (c *Container) settled() Record {
 	r := c.record()
 	if r.Phase != Starting {
