@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -86,7 +87,13 @@ func (s *Service) mountStopped(ctx context.Context, c *Container, r Record) (_ *
 	if err != nil {
 		return nil, err
 	}
-	var binds []fsview.Bind
+	if r.Phase == Created {
+		// As the first start will do: clients may copy there before.
+		if err := makeWorkdir(layer.Merged, r.Config.WorkingDir); err != nil {
+			return nil, err
+		}
+	}
+	binds := s.networkFiles(&r)
 	for i, m := range r.Mounts {
 		b := fsview.Bind{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
 		switch m.Type {
@@ -115,6 +122,23 @@ func (s *Service) mountStopped(ctx context.Context, c *Container, r Record) (_ *
 		return nil, err
 	}
 	return &view{View: v, rec: r, leave: func() { undo(); c.op.Unlock() }}, nil
+}
+
+// networkFiles are the files that the daemon wrote for the last run of a
+// container, at the places where its processes saw them.
+func (s *Service) networkFiles(r *Record) []fsview.Bind {
+	if r.StartedAt.IsZero() || r.HostConfig.NetworkMode.IsContainer() {
+		return nil
+	}
+	var out []fsview.Bind
+	for _, name := range []string{"resolv.conf", "hostname", "hosts"} {
+		b := fsview.Bind{Source: filepath.Join(s.dir(r.ID), name), Target: "/etc/" + name, ReadOnly: r.HostConfig.ReadonlyRootfs}
+		mine := slices.ContainsFunc(r.Mounts, func(m Mount) bool { return m.Target == b.Target || m.Target == "/etc" })
+		if !mine && s.d.Host.Exists(b.Source) {
+			out = append(out, b)
+		}
+	}
+	return out
 }
 
 func (s *Service) unmountStopped(ctx context.Context, r *Record) {

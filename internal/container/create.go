@@ -177,8 +177,8 @@ func (s *Service) fillHost(h *container.HostConfig) error {
 	return s.pinShared(h)
 }
 
-// pinShared replaces names by IDs in container:X modes. A container that is
-// not there (yet) is left for start to refuse.
+// pinShared replaces names by IDs in container:X modes. The network of a
+// container that is not there (yet) is left for start to refuse.
 func (s *Service) pinShared(h *container.HostConfig) error {
 	if n := h.NetworkMode.ConnectedContainer(); n != "" {
 		if c, err := s.lookup(n); err == nil {
@@ -186,14 +186,16 @@ func (s *Service) pinShared(h *container.HostConfig) error {
 		}
 	}
 	if n := h.PidMode.Container(); n != "" {
-		if c, err := s.lookup(n); err == nil {
-			h.PidMode = container.PidMode("container:" + c.record().ID)
+		c, err := s.lookup(n)
+		if err != nil {
+			return invalid("%s", err)
 		}
+		h.PidMode = container.PidMode("container:" + c.record().ID)
 	}
 	if n := h.IpcMode.Container(); n != "" {
 		c, err := s.lookup(n)
 		if err != nil {
-			return nil
+			return invalid("%s", err)
 		}
 		h.IpcMode = container.IpcMode("container:" + c.record().ID)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 
 	"github.com/moby/moby/api/types/mount"
@@ -38,6 +39,9 @@ func (s *Service) planMounts(rec *Record) ([]Mount, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := s.guardRoot(&m); err != nil {
+			return nil, err
+		}
 		if _, tmpfs := h.Tmpfs[m.Target]; tmpfs || asked[m.Target] {
 			return nil, duplicateMount(m.Target)
 		}
@@ -46,6 +50,9 @@ func (s *Service) planMounts(rec *Record) ([]Mount, error) {
 	}
 	for _, req := range h.Mounts {
 		m := mountOf(req)
+		if err := s.guardRoot(&m); err != nil {
+			return nil, err
+		}
 		if asked[m.Target] {
 			return nil, duplicateMount(req.Target)
 		}
@@ -69,6 +76,36 @@ func (s *Service) planMounts(rec *Record) ([]Mount, error) {
 	}
 	slices.SortFunc(out, func(a, b Mount) int { return cmp.Compare(a.Target, b.Target) })
 	return out, nil
+}
+
+// guardRoot has a bind of a place with the daemon's own mounts in it follow what
+// the host unmounts there: a copy of such a mount that a container keeps would
+// make the daemon's removals fail.
+func (s *Service) guardRoot(m *Mount) error {
+	if m.Type != mount.TypeBind || !s.aboutRoot(m.Source) {
+		return nil
+	}
+	switch asked := m.askedPropagation(); asked {
+	case "":
+		m.Propagation = mount.PropagationRSlave
+	case mount.PropagationRSlave, mount.PropagationRShared:
+	default:
+		return invalid(`invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is within the daemon root, `+
+			`daemon root: %q, bind mount source: %q, propagation: %q`, s.rootDir(), m.Source, asked)
+	}
+	return nil
+}
+
+// rootDir is the daemon's root: the folder that has the containers' folder.
+func (s *Service) rootDir() string { return filepath.Dir(s.d.Settings.Dir) }
+
+// aboutRoot tells whether a path is in the daemon's root or above it.
+func (s *Service) aboutRoot(p string) bool {
+	within := func(in, p string) bool {
+		rel, err := filepath.Rel(in, p)
+		return err == nil && filepath.IsLocal(rel)
+	}
+	return within(s.rootDir(), p) || within(p, s.rootDir())
 }
 
 // acquireVolumes finds or creates the volumes and writes into the record what

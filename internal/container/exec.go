@@ -87,13 +87,14 @@ func (e *execState) finished() bool {
 	return e.exitCode != nil
 }
 
-// fitForExec says why a container cannot have an additional process now.
-func fitForExec(r *Record) error {
+// fitForExec says why a container cannot have an additional process now. ref is
+// what the client calls it.
+func fitForExec(r *Record, ref string) error {
 	switch r.Phase {
 	case Running, Stopping:
 		return nil
 	case Paused:
-		return conflict("Container %s is paused, unpause the container before exec", r.ID)
+		return conflict("Container %s is paused, unpause the container before exec", ref)
 	case Restarting:
 		return errRestarting(r.ID)
 	default:
@@ -108,7 +109,7 @@ func (s *Service) ExecCreate(_ context.Context, name string, req container.ExecC
 		return "", err
 	}
 	r := c.settled()
-	if err := fitForExec(&r); err != nil {
+	if err := fitForExec(&r, name); err != nil {
 		return "", err
 	}
 	if len(req.Cmd) == 0 {
@@ -178,7 +179,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, o ExecStartOptions) 
 		return err
 	}
 	r := e.c.settled()
-	if err := fitForExec(&r); err != nil {
+	if err := fitForExec(&r, r.ID); err != nil {
 		return err
 	}
 	if err := e.claim(); err != nil {
@@ -217,21 +218,19 @@ func (s *Service) ExecStart(ctx context.Context, id string, o ExecStartOptions) 
 	case err != nil:
 		return err
 	}
-	if e.hub.Ended(attach) { // and not the client's stdin, which ends a session too
+	if e.hub.Ended() { // and not the client's stdin, which ends a session too
 		s.awaitExec(ctx, e)
 	}
 	return nil
 }
 
-// awaitExec waits until the process whose output has ended has ended as well:
-// the client asks for the exit code as soon as its streams end. A process that
-// closed its output and lives on is not waited for.
+// awaitExec waits until the process whose output has ended has ended as well,
+// however long that takes: the client asks for the exit code as soon as its
+// streams end.
 func (s *Service) awaitExec(ctx context.Context, e *execState) {
-	t := s.d.Clock.NewTimer(drainLimit)
-	defer t.Stop()
 	select {
 	case <-e.done:
-	case <-t.C():
+	case <-s.life.Done():
 	case <-ctx.Done():
 	}
 }
@@ -404,7 +403,7 @@ func (s *Service) ExecResize(ctx context.Context, id string, height, width uint3
 		return err
 	}
 	r := e.c.record()
-	if err := fitForExec(&r); err != nil {
+	if err := fitForExec(&r, r.ID); err != nil {
 		return err
 	}
 	t := s.d.Clock.NewTimer(execStartWait)
@@ -427,7 +426,7 @@ func (s *Service) ExecResize(ctx context.Context, id string, height, width uint3
 // process runs. Health checks use it.
 func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecCreateRequest, out io.Writer, started func()) (int, error) {
 	r := c.record()
-	if err := fitForExec(&r); err != nil {
+	if err := fitForExec(&r, r.ID); err != nil {
 		return -1, err
 	}
 	req.AttachStdout, req.AttachStderr = true, true

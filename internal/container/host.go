@@ -21,6 +21,7 @@ type Host struct {
 	CpusetCpus  string // "0-3"; empty where unknown
 	CpusetMems  string
 	SwapLimit   bool
+	Memory      uint64 // bytes; 0 where unknown
 	AppArmor    bool
 	RecursiveRO bool              // mounts can be made read-only with all below them
 	HardLimits  map[string]uint64 // the daemon's own, by OCI name ("RLIMIT_NOFILE")
@@ -49,6 +50,10 @@ func ReadHost() *Host {
 	}
 	h.Hostname, _ = os.Hostname() // empty only inspires an empty name
 	h.SwapLimit = pathExists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") || pathExists("/sys/fs/cgroup/cgroup.controllers")
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) == nil {
+		h.Memory = uint64(si.Totalram) * uint64(si.Unit)
+	}
 	h.OOMScoreAdj, _ = strconv.Atoi(readLine("/proc/self/oom_score_adj"))
 	return h
 }

@@ -226,6 +226,21 @@ func parseBind(spec, volumeDriver string) (Mount, error) {
 	return m, nil
 }
 
+// askedPropagation is what the user said about a bind's propagation; empty: nothing.
+func (m *Mount) askedPropagation() mount.Propagation {
+	if m.Options != nil {
+		if o := m.Options.BindOptions; o != nil {
+			return o.Propagation
+		}
+		return ""
+	}
+	mode, err := parseMode(m.Mode)
+	if err != nil {
+		return ""
+	}
+	return mode.propagation
+}
+
 // mountOf turns a checked entry of HostConfig.Mounts into a Mount.
 func mountOf(req mount.Mount) Mount {
 	m := Mount{Type: req.Type, Target: path.Clean(req.Target), ReadOnly: req.ReadOnly, Options: &req}

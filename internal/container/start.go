@@ -267,7 +267,7 @@ func (s *Service) mountAll(ctx context.Context, rec *Record) ([]bindSource, erro
 				b.Path, b.release, err = s.holdSubpath(rec.ID, i, b.Path, m.Subpath)
 			}
 		case mount.TypeBind:
-			b.Path, err = m.Source, s.readyBind(&m)
+			b.Path, err = m.Source, s.readyBind(&b.Mount)
 		default: // a tmpfs is nowhere on the host
 		}
 		if err != nil {
@@ -292,7 +292,13 @@ func (s *Service) readyBind(m *Mount) error {
 			return fmt.Errorf("error while creating mount source path '%s': %w", m.Source, err)
 		}
 	}
-	return checkPropagation(m.Source, m.Propagation)
+	err := checkPropagation(m.Source, m.Propagation)
+	if err != nil && m.Propagation == mount.PropagationRSlave && m.askedPropagation() == "" {
+		// Our own wish (guardRoot), where the host's mount can't be followed.
+		m.Propagation = mount.PropagationRPrivate
+		return nil
+	}
+	return err
 }
 
 // tearDown takes away all that a run has besides its record and layer. Every

@@ -74,6 +74,9 @@ func (s *Service) sample(ctx context.Context, c *Container) container.StatsRespo
 		return empty
 	}
 	st.ID, st.Name, st.OSType = empty.ID, empty.Name, empty.OSType
+	if all := s.d.Host.Memory; all > 0 && st.MemoryStats.Limit > all {
+		st.MemoryStats.Limit = all // without a limit the kernel's figure means nothing
+	}
 	if st.Read.IsZero() {
 		st.Read = s.d.Clock.Now().UTC()
 	}

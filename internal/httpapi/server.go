@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+	"github.com/moby/moby/api/types"
 	"golang.org/x/sync/errgroup"
 
 	"holdfast.dev/holdfast/internal/base/clock"
@@ -246,6 +247,12 @@ func (s *Server) fail(w *response, r *http.Request, err error) {
 	}
 	if v := mux.Vars(r)["version"]; v != "" && less(v, MinVersion) {
 		http.Error(w, err.Error(), status) // clients that old print the body as it is
+		return
+	}
+	if plain(err) {
+		w.Header().Set("Content-Type", types.MediaTypeRawStream)
+		w.WriteHeader(status)
+		fmt.Fprintf(w, "%s\r\n", err)
 		return
 	}
 	writeError(w, status, err.Error(), log)

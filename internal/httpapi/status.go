@@ -6,6 +6,8 @@ import (
 	"net/http"
 
 	"github.com/containerd/errdefs"
+
+	"holdfast.dev/holdfast/internal/httpapi/route"
 )
 
 // Status maps the class of an error to the status that Docker gives it. The
@@ -33,6 +35,11 @@ func Status(err error) int {
 	// Internal, data loss, exhausted, canceled, deadline and all unknown: Docker
 	// says 500 to each.
 	return http.StatusInternalServerError
+}
+
+// plain reports whether the error asks to be told as text.
+func plain(err error) bool {
+	return errors.As(err, new(route.PlainError))
 }
 
 // canceled reports whether the request was given up.

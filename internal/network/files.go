@@ -137,6 +137,8 @@ func ownLines(r SandboxRequest, eps []*endpoint) []byte {
 	names := r.Hostname
 	if r.Domainname != "" {
 		names = r.Hostname + "." + r.Domainname + " " + r.Hostname
+	} else if short, _, full := strings.Cut(r.Hostname, "."); full {
+		names += " " + short
 	}
 	var out []byte
 	for _, e := range eps {

@@ -329,3 +329,44 @@ func TestExport(t *testing.T) {
 	d.Docker("import", "-c", `CMD ["cat","/made"]`, file, "exported:v1")
 	equal(t, "imported", d.Docker("run", "--rm", "exported:v1"), "in-layer")
 }
+
+// A client that wants a stream which the process gave up stays until the end:
+// only then is there an exit code to ask for.
+func TestStreamsOutliveWhatIsClosed(t *testing.T) {
+	d := daemon(t)
+	up(d, "--name", "mute", "busybox", "sleep", "600")
+	r := d.DockerResult("exec", "mute", "sh", "-c", "exec >/dev/null 2>&1; sleep 4; exit 7")
+	if r.Code != 7 {
+		t.Errorf("exec without output: %s", r)
+	}
+	r = d.Run("hello\n", "docker", "run", "--rm", "-i", "busybox", "sh", "-c", "exec >&2; cat; sleep 1; exit 8")
+	if r.Code != 8 || r.Err != "hello\n" {
+		t.Errorf("run without stdout: %s", r)
+	}
+	code, body := d.API("POST", "/containers/nosuch/attach?stream=1&stdout=1", nil)
+	if code != 404 || string(body) != "No such container: nosuch\r\n" {
+		t.Errorf("attach to nothing: %d %q", code, body)
+	}
+	d.Docker("pause", "mute")
+	d.DockerFails("Container mute is paused, unpause the container before exec", "exec", "mute", "true")
+	d.Docker("unpause", "mute")
+}
+
+func TestCopyWhatTheDaemonWrote(t *testing.T) {
+	d := daemon(t)
+	d.Docker("create", "--name", "early", "-w", "/made/by/create", "busybox", "true")
+	dir := t.TempDir()
+	d.Docker("cp", "early:/made/by/create", dir)
+	d.Docker("run", "--name", "late", "busybox", "cp", "/etc/resolv.conf", "/kept")
+	d.Docker("cp", "late:/etc/resolv.conf", dir+"/resolv")
+	d.Docker("cp", "late:/kept", dir+"/kept")
+	a, err := os.ReadFile(dir + "/resolv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(dir + "/kept")
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "resolv.conf of a stopped container", string(a), string(b))
+}

@@ -74,7 +74,7 @@ type client struct {
 	err   error // why it was cut off
 }
 
-// Attach joins a client until the output it wants has ended, its stdin says so
+// Attach joins a client until all output has ended, wanted or not, its stdin says so
 // (detach keys: ErrDetached; end of a stdin that does not end the process's: nil),
 // its writers fail, or ctx ends.
 func (h *Hub) Attach(ctx context.Context, a AttachConfig) error {
@@ -169,7 +169,9 @@ func (h *Hub) join(a AttachConfig) *client {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clients[c] = struct{}{}
-	c.streamEnded(len(h.open) == 0, h.open)
+	if len(h.open) == 0 {
+		c.finish(nil)
+	}
 	return c
 }
 
@@ -187,22 +189,6 @@ func (c *client) leave() {
 	case <-c.gone:
 	default:
 		close(c.gone)
-	}
-}
-
-// streamEnded notes that only the streams in open go on.
-func (c *client) streamEnded(all bool, open map[string]bool) {
-	left := all
-	if !all {
-		left = len(c.wants) > 0
-		for name := range c.wants {
-			if open[name] {
-				left = false
-			}
-		}
-	}
-	if left {
-		c.finish(nil)
 	}
 }
 

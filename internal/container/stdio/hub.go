@@ -99,12 +99,12 @@ func (h *Hub) Start(s Streams) {
 	close(h.started)
 }
 
-// Ended tells whether the output that a client wants has ended. It has as soon
-// as such a client's Attach returns for that reason; Drained may come later.
-func (h *Hub) Ended(a AttachConfig) bool {
+// Ended tells whether all output has ended. It has as soon as a client's Attach
+// returns for that reason; Drained may come later.
+func (h *Hub) Ended() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return (a.Stdout == nil || !h.open["stdout"]) && (a.Stderr == nil || h.cfg.TTY || !h.open["stderr"])
+	return len(h.open) == 0
 }
 
 // Drained is closed when the output streams have ended and are logged.
@@ -193,8 +193,11 @@ func (h *Hub) end(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.open, name)
+	if len(h.open) > 0 {
+		return // as with Docker, a client stays for a stream that is no more
+	}
 	for c := range h.clients {
-		c.streamEnded(len(h.open) == 0, h.open)
+		c.finish(nil)
 	}
 }
 

@@ -211,6 +211,13 @@ func Hijack(w http.ResponseWriter) (net.Conn, *bufio.Reader, error) {
 	return conn, rw.Reader, nil
 }
 
+// PlainError is an error that is told as text, as Docker does where the client
+// expects a raw stream.
+type PlainError struct{ Err error }
+
+func (e PlainError) Error() string { return e.Err.Error() }
+func (e PlainError) Unwrap() error { return e.Err }
+
 // FlushWriter flushes after each write, for streams that a client watches.
 type FlushWriter struct {
 	W http.ResponseWriter

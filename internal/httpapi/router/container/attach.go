@@ -12,6 +12,13 @@ import (
 )
 
 func (rt *Router) attach(w http.ResponseWriter, r *http.Request) error {
+	if err := rt.attachRaw(w, r); err != nil {
+		return route.PlainError{Err: err}
+	}
+	return nil
+}
+
+func (rt *Router) attachRaw(w http.ResponseWriter, r *http.Request) error {
 	tty, err := rt.containers.IsTTY(r.Context(), name(r))
 	if err != nil {
 		return err

@@ -203,7 +203,6 @@ func TestErrorsAndStatuses(t *testing.T) {
 			"GET", "/containers/x/logs?stdout=1&since=yesterday", ``, 400,
 			`invalid value for "since": invalid timestamp "yesterday": invalid seconds "yesterday": invalid syntax`,
 		},
-		{"POST", "/containers/x/attach?stream=1&stdout=1", ``, 404, "No such container: x"},
 		{"GET", "/containers/json?limit=few", ``, 400, `strconv.Atoi: parsing "few": invalid syntax`},
 		{"GET", "/containers/json?filters=nonsense", ``, 400, "invalid filter"},
 		{"POST", "/containers/a/exec", `{"Cmd":["true"]}`, 201, ""},
@@ -220,6 +219,14 @@ func TestErrorsAndStatuses(t *testing.T) {
 		if tc.text != "" && message(t, w) != tc.text {
 			t.Errorf("%s %s: %q, want %q", tc.method, tc.url, message(t, w), tc.text)
 		}
+	}
+}
+
+// A refused attach is told as text: its client waits for a raw stream.
+func TestAttachRefused(t *testing.T) {
+	w := call(t, &fake{tty: func() (bool, error) { return false, fault.New(errdefs.ErrNotFound, "No such container: x") }}, "POST", "/containers/x/attach?stream=1&stdout=1", "")
+	if w.Code != http.StatusNotFound || w.Body.String() != "No such container: x\r\n" || w.Header().Get("Content-Type") != "application/vnd.docker.raw-stream" {
+		t.Errorf("%d %v %q", w.Code, w.Header(), w.Body)
 	}
 }
 
