@@ -400,6 +400,9 @@ func (p runtimePort) Pids(context.Context, string) ([]int, error)               
 func (p runtimePort) status(call, id string, to TaskStatus) error {
 	return p.do(call, func() error {
 		t, err := p.task(id)
+		if err == nil && t.state.Status == TaskStopped {
+			err = errors.New("OCI runtime failed: container not running")
+		}
 		if err == nil {
 			t.state.Status = to
 		}

@@ -221,6 +221,23 @@ func TestPauseAndItsRefusals(t *testing.T) {
 	})
 }
 
+func TestPauseOfOneThatJustEnded(t *testing.T) {
+	world(t, func(m *machine, d *daemon) {
+		id := d.create("pp", nil)
+		d.must(d.Start(d.t.Context(), "pp"))
+		m.mu.Lock()
+		m.tasks[id].state.Status = TaskStopped // its exit is not told yet
+		m.mu.Unlock()
+		if err := d.Pause(d.t.Context(), "pp"); !errdefs.IsConflict(err) || err.Error() != "container "+id+" is not running" {
+			t.Errorf("pause: %v", err)
+		}
+		m.mu.Lock()
+		m.tasks[id].state.Status = TaskRunning
+		m.mu.Unlock()
+		m.exit(id, 0)
+	})
+}
+
 func TestKill(t *testing.T) {
 	world(t, func(m *machine, d *daemon) {
 		m.onSignal = func(_ string, sig syscall.Signal) *Exit {

@@ -20,11 +20,8 @@ type committer struct{ d *Daemon }
 // itself meanwhile is still enough.
 func (c committer) pause(ctx context.Context, id string) (resume func() error, err error) {
 	err = c.d.containers.Pause(ctx, id)
-	if errdefs.IsConflict(err) {
-		now, ierr := c.d.containers.Inspect(ctx, id, false)
-		if ierr == nil && !now.State.Running {
-			return func() error { return nil }, nil
-		}
+	if errdefs.IsConflict(err) { // it ended, or somebody else paused it
+		return func() error { return nil }, nil
 	}
 	if err != nil {
 		return nil, err
