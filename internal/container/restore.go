@@ -214,7 +214,7 @@ func (s *Service) adopt(ctx context.Context, c *Container, task *TaskState) erro
 // reattach joins the streams of a task to a log again.
 func (s *Service) reattach(ctx context.Context, c *Container) error {
 	r := c.record()
-	hub, err := s.openLog(c)
+	hub, err := s.openLog(c, false)
 	if err != nil {
 		return err
 	}

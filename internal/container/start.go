@@ -182,7 +182,7 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 		return err
 	})
 	g.Go(func() (err error) {
-		hub, err = s.openLog(c)
+		hub, err = s.openLog(c, true)
 		return err
 	})
 	g.Go(func() error { return s.shareNamespaces(&rec, in) })

@@ -61,8 +61,9 @@ func (c *Container) logger() logs.Logger {
 	return c.log
 }
 
-// openLog opens the log and puts it behind the hub of the coming run.
-func (s *Service) openLog(c *Container) (*stdio.Hub, error) {
+// openLog opens the log and puts it behind the hub of the coming run, which is a
+// fresh one or one that an earlier daemon began.
+func (s *Service) openLog(c *Container, fresh bool) (*stdio.Hub, error) {
 	r := c.record()
 	l, err := logs.Open(s.logConfig(&r))
 	if err != nil {
@@ -70,6 +71,10 @@ func (s *Service) openLog(c *Container) (*stdio.Hub, error) {
 	}
 	h := s.hubOf(c)
 	h.SetLog(l)
+	if err := h.Carry(filepath.Join(s.runDir(r.ID), "output-"), fresh); err != nil {
+		// Its output is logged all the same; only a killed daemon may lose some.
+		s.d.Log.Warn("state of output not kept", logkey.Container, r.ID, logkey.Err, err)
+	}
 	c.mu.Lock()
 	c.log = l
 	c.mu.Unlock()

@@ -86,8 +86,10 @@ func TestKilledDaemonFindsItsContainersAgain(t *testing.T) {
 	run("temp2", waitFlag("end2")+"exit 0", "--rm")
 	run("user", "sleep 600", "-v", "data:/data")
 	run("paused", "echo up; sleep 600")
+	run("split", "printf 'one two '; echo said >&2; "+waitFlag("end")+"echo three; sleep 600")
 	up(d, "--name", "cat", "-i", "busybox", "cat")
 	up(d, "--name", "tty", "-it", "busybox", "sh")
+	waitLog(d, "split", "said")
 	waitLog(d, "stopped", "up")
 	d.Docker("stop", "-t", "5", "stopped")
 	d.Docker("pause", "paused")
@@ -167,6 +169,8 @@ func TestKilledDaemonFindsItsContainersAgain(t *testing.T) {
 		return strings.TrimSpace(string(b)) == "web", fmt.Sprint(string(b), err)
 	})
 	d.DockerFails("port is already allocated", "run", "--rm", "-p", "8080:80", "busybox", "true")
+	waitLog(d, "split", "three")
+	equal(t, "a line begun before the daemon left", d.DockerResult("logs", "split").Out, "one two three\n")
 	if code, _ := d.API(http.MethodGet, "/exec/"+ex.ID+"/json", nil); code != 404 {
 		t.Errorf("exec of the daemon that was killed: %d", code)
 	}
@@ -345,4 +349,25 @@ func TestDeadShims(t *testing.T) {
 	d.WaitState("always", "running")
 	d.Docker("start", "plain")
 	equal(t, "works again", d.Docker("exec", "plain", "echo", "hi"), "hi")
+}
+
+// TestKillsUnderAFloodOfOutput kills the daemon while it handles output all the
+// time: not a line is lost, nor logged twice.
+func TestKillsUnderAFloodOfOutput(t *testing.T) {
+	notOnTwin(t, "it does not promise this")
+	d := own(t, testkit.Options{})
+	up(d, "--name", "flood", "busybox", "sh", "-c", "i=0; while :; do echo $i; i=$((i+1)); done")
+	for i := range 8 {
+		waitLog(d, "flood", strconv.Itoa(i*100))
+		d.KillAndStart()
+	}
+	d.Docker("kill", "flood")
+	next := 0
+	for line := range strings.Lines(d.Docker("logs", "flood")) {
+		if got := strings.TrimSuffix(line, "\n"); got != strconv.Itoa(next) {
+			t.Fatalf("line %d is %q", next, got)
+		}
+		next++
+	}
+	t.Logf("%d lines", next)
 }

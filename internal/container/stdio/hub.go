@@ -43,6 +43,8 @@ type Hub struct {
 	eof     chan struct{} // closed when stdin shall end
 	work    sync.WaitGroup
 
+	carried map[string]*carry // by output stream; set before Start, then its reader's
+
 	mu      sync.Mutex // guards the fields below; never held across I/O
 	streams Streams
 	run     bool
@@ -74,6 +76,21 @@ func New(cfg Config) *Hub {
 
 // SetLog sets the log, where it was not known to New. It must come before Start.
 func (h *Hub) SetLog(l logs.Logger) { h.cfg.Log = l }
+
+// Carry keeps in files beginning with path what must not be lost, or logged
+// twice, when the daemon is killed. fresh says that a new run begins; else the
+// files tell where an earlier daemon was. It must come before Start.
+func (h *Hub) Carry(path string, fresh bool) error {
+	h.carried = map[string]*carry{}
+	for _, name := range []string{"stdout", "stderr"} {
+		c, err := openCarry(path+name, fresh)
+		if err != nil {
+			return err
+		}
+		h.carried[name] = c
+	}
+	return nil
+}
 
 // Start takes over the process's streams and closes them in the end. It is
 // called once; after Close it only closes them.
@@ -129,6 +146,9 @@ func (h *Hub) Close() {
 	s.Close()
 	h.work.Wait()
 	if !ran {
+		for _, c := range h.carried {
+			c.close()
+		}
 		h.end("stdout")
 		h.end("stderr")
 		close(h.drained)
@@ -141,14 +161,27 @@ func (h *Hub) copyOutput(name string, r io.Reader) {
 	if r == nil {
 		return
 	}
-	w := logWriter{hub: h, lines: splitter{stream: name}}
+	w := logWriter{hub: h, lines: splitter{stream: name}, carry: h.carried[name]}
 	defer w.finish()
-	buf := make([]byte, readSize)
+	src := newSource(r)
+	defer src.close()
+	pending, sum := w.carry.restore(&w.lines)
+	if p, ok := src.(*peeker); ok && pending > 0 {
+		if err := p.skip(pending, sum); err != nil {
+			h.cfg.Logger.Warn("output may be logged twice", logkey.Name, name, logkey.Err, err)
+		} else {
+			w.carry.taken()
+		}
+	}
 	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			w.write(buf[:n])
-			h.broadcast(name, buf[:n])
+		p, err := src.next()
+		if len(p) > 0 {
+			w.write(p)
+			w.carry.logged(&w.lines, p)
+			h.broadcast(name, p)
+			if err = src.done(); err == nil {
+				w.carry.taken()
+			}
 		}
 		if err != nil {
 			// EOF, or closed by Close; any other error ends the stream as well.

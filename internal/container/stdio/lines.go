@@ -73,6 +73,7 @@ func (s *splitter) flush() []logs.Message {
 type logWriter struct {
 	hub   *Hub
 	lines splitter
+	carry *carry
 	lost  int
 }
 
@@ -84,6 +85,8 @@ func (w *logWriter) write(p []byte) {
 
 func (w *logWriter) finish() {
 	w.log(w.lines.flush())
+	w.carry.flushed(&w.lines)
+	w.carry.close()
 	if w.lost > 0 {
 		w.hub.cfg.Logger.Warn("log messages were lost", logkey.Name, w.lines.stream, keyLost, w.lost)
 	}
