@@ -211,7 +211,7 @@ func (s *server) exchange(ctx context.Context, up network.Upstream, q *query) ([
 		return nil, fmt.Errorf("send query: %w", err)
 	}
 	for {
-		reply, err := readReply(conn, q.udp)
+		reply, err := readReply(conn, q)
 		if err != nil {
 			return nil, errors.Join(err, ctx.Err())
 		}
@@ -233,9 +233,21 @@ func (s *server) dial(ctx context.Context, transport string, up network.Upstream
 	return conn, err
 }
 
-func readReply(conn net.Conn, udp bool) ([]byte, error) {
-	if udp {
-		buf := make([]byte, 1<<16)
+// minRoom is more than an honest server sends by UDP to who did not ask for more.
+const minRoom = 4096
+
+// room is how long an answer by UDP may be: the other server was told so by the
+// client's own query. A thousand of them may be under way for each container.
+func (q *query) room() int {
+	if o := q.msg.IsEdns0(); o != nil {
+		return max(minRoom, int(o.UDPSize()))
+	}
+	return minRoom
+}
+
+func readReply(conn net.Conn, q *query) ([]byte, error) {
+	if q.udp {
+		buf := make([]byte, q.room())
 		n, err := conn.Read(buf)
 		if err != nil {
 			return nil, fmt.Errorf("read answer: %w", err)
