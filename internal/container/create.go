@@ -52,6 +52,7 @@ func (s *Service) Create(ctx context.Context, in CreateOptions) (container.Creat
 	s.mu.Lock()
 	s.byID[rec.ID] = &Container{rec: *rec}
 	s.mu.Unlock()
+	s.nameLinks(rec.Name, rec.Links)
 	s.emit(*rec, events.ActionCreate, nil)
 	resp.ID = rec.ID
 	return resp, nil
@@ -84,7 +85,14 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 		return nil, warnings, err
 	}
 	links := host.Links
-	host.Links = nil // shown with the endpoint
+	host.Links = nil // shown with the endpoint, or made of the record's
+	var legacy []Link
+	if !host.NetworkMode.IsUserDefined() {
+		if legacy, err = s.resolveLinks(&host, links); err != nil {
+			return nil, warnings, err
+		}
+		links = nil
+	}
 	var img ImageInfo
 	if user.Image != "" {
 		if img, err = s.d.Images.Resolve(ctx, user.Image, in.Platform); err != nil {
@@ -109,7 +117,7 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 	rec := &Record{
 		ImageID: img.ID, ImageParent: img.ChainID, ImageManifest: img.Manifest,
 		Config: cfg, HostConfig: &host, Phase: Created,
-		Endpoints: endpointWishes(in.Networking, host.NetworkMode, links),
+		Endpoints: endpointWishes(in.Networking, host.NetworkMode, links), Links: legacy,
 	}
 	rec.Path, rec.Args = command(cfg)
 	if rec.Mounts, err = s.planMounts(rec); err != nil {

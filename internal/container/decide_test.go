@@ -168,7 +168,7 @@ func TestMergeConfig(t *testing.T) {
 func TestEnvironment(t *testing.T) {
 	r := &Record{Config: &container.Config{Hostname: "h", Env: []string{"PATH=/mine", "TERM", "X=1", "X=2"}}}
 	want := []string{"PATH=/mine", "HOSTNAME=h", "X=2", "Y=3"}
-	if got := environment(r, true, []string{"Y=3"}); !slices.Equal(got, want) {
+	if got := environment(r, true, nil, []string{"Y=3"}); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }

@@ -343,11 +343,15 @@ func (s *Service) execProcess(r *Record, req *container.ExecCreateRequest) (*spe
 		return nil, err
 	}
 	user.Umask = h.Umask
+	_, linkEnv, err := s.linked(r, false)
+	if err != nil {
+		return nil, err
+	}
 	p := &specs.Process{
 		Terminal:        req.Tty,
 		User:            user,
 		Args:            req.Cmd,
-		Env:             environment(r, req.Tty, req.Env),
+		Env:             environment(r, req.Tty, linkEnv, req.Env),
 		Cwd:             first(req.WorkingDir, r.Config.WorkingDir, "/"),
 		Capabilities:    linuxCaps(caps),
 		Rlimits:         limits(in),

@@ -109,6 +109,7 @@ func (s *Service) describe(r *Record) container.InspectResponse {
 			host.Ulimits = append(host.Ulimits, s.d.Settings.Ulimits[name])
 		}
 	}
+	host.Links = s.shownLinks(r)
 	cfg := *r.Config
 	out := container.InspectResponse{
 		ID: r.ID, Created: r.Created.Format(time.RFC3339Nano), Path: r.Path, Args: r.Args,

@@ -43,6 +43,7 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]container.Summary,
 	})
 	now := s.d.Clock.Now()
 	names := imageNames{ctx: ctx, s: s, seen: map[string]string{}}
+	linked := s.linkNames()
 	out := []container.Summary{}
 	skipping := sel.before != ""
 	for i := range recs {
@@ -61,6 +62,7 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]container.Summary,
 			continue
 		}
 		sum := summary(r, now)
+		sum.Names = append(sum.Names, linked[r.ID]...)
 		sum.Image = names.of(r)
 		if o.Size {
 			if sum.SizeRw, sum.SizeRootFs, err = s.d.Rootfs.Usage(ctx, r.ID); err != nil && !errdefs.IsNotFound(err) {

@@ -43,6 +43,7 @@ type Record struct {
 	Mounts        []Mount
 	// Endpoints by network name: what the user asked for. What was given is in Sandbox.
 	Endpoints map[string]*network.EndpointSettings
+	Links     []Link       // on the default network
 	Sandbox   *SandboxInfo // while running; without NetNS for host mode, nil for container:X
 
 	Phase         Phase

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -16,7 +18,7 @@ import (
 // Remove deletes a container that does not run, or, with Force, any.
 func (s *Service) Remove(ctx context.Context, name string, o RemoveOptions) error {
 	if o.Link {
-		return conflict("Conflict, cannot remove the default link name of the container")
+		return s.removeLink(ctx, name)
 	}
 	c, err := s.lookup(name)
 	if err != nil {
@@ -107,6 +109,7 @@ func (s *Service) remove(ctx context.Context, c *Container, volumes bool) error 
 	if s.byName[r.Name] == r.ID {
 		delete(s.byName, r.Name)
 	}
+	maps.DeleteFunc(s.byName, func(key, id string) bool { return id == r.ID || strings.HasPrefix(key, r.Name+"/") })
 	s.mu.Unlock()
 	c.mu.Lock()
 	c.removed = true

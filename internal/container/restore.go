@@ -107,6 +107,9 @@ func (s *Service) Restore(ctx context.Context) error {
 		s.byName[r.Name] = r.ID
 		s.mu.Unlock()
 	}
+	for _, r := range recs {
+		s.nameLinks(r.Name, r.Links)
+	}
 	var g errgroup.Group
 	g.SetLimit(restoreWidth)
 	for _, c := range s.all() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -54,7 +55,14 @@ func (s *Service) joinNetwork(ctx context.Context, c *Container, in *specInput) 
 	if mode.IsHost() {
 		join = s.d.Networks.HostFiles
 	}
-	info, err := join(ctx, s.sandboxRequest(&rec))
+	req := s.sandboxRequest(&rec)
+	hosts, env, err := s.linked(&rec, true)
+	if err != nil {
+		return err
+	}
+	req.ExtraHosts = append(slices.Clone(req.ExtraHosts), hosts...)
+	in.linkEnv = env
+	info, err := join(ctx, req)
 	if err != nil {
 		return fmt.Errorf("failed to set up container networking: %w", err)
 	}
@@ -104,7 +112,7 @@ func (s *Service) shareNamespaces(rec *Record, in *specInput) error {
 	if ref := h.PidMode.Container(); ref != "" {
 		other, err := s.runningOther(ref)
 		if err != nil {
-			return fmt.Errorf("failed to join PID namespace: %w", err)
+			return fmt.Errorf("failed to join PID namespace: %v", err) //nolint:errorlint // Docker tells no class here
 		}
 		in.pidNS = fmt.Sprintf("/proc/%d/ns/pid", other.Pid)
 	}

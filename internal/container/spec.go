@@ -31,6 +31,7 @@ type specInput struct {
 	user                            specs.User
 	mounts                          []bindSource
 	hosts, resolvConf, hostnameFile string // host paths bound over /etc/…; empty: not
+	linkEnv                         []string
 	shm                             string // host directory for /dev/shm; empty: a tmpfs of its own
 	netNS, pidNS, ipcNS             string // namespaces to join; empty: own, or the host's where the mode says so
 	devices                         []specs.LinuxDevice
@@ -59,7 +60,7 @@ func buildSpec(in *specInput) (*specs.Spec, error) {
 			Terminal:        c.Tty,
 			User:            in.user,
 			Args:            append([]string{in.rec.Path}, in.rec.Args...),
-			Env:             environment(&in.rec, c.Tty, nil),
+			Env:             environment(&in.rec, c.Tty, in.linkEnv, nil),
 			Cwd:             first(c.WorkingDir, "/"),
 			Capabilities:    linuxCaps(caps),
 			Rlimits:         limits(in),
@@ -120,9 +121,9 @@ func addInit(in *specInput, s *specs.Spec) {
 }
 
 // environment is what a process of the container starts with: the daemon's
-// variables, then the config's, then extra ones. A variable without "=" takes
-// one away.
-func environment(r *Record, tty bool, extra []string) []string {
+// variables, those of links, then the config's, then extra ones. A variable
+// without "=" takes one away.
+func environment(r *Record, tty bool, linked, extra []string) []string {
 	env := []string{defaultPath}
 	if r.Config.Hostname != "" {
 		env = append(env, "HOSTNAME="+r.Config.Hostname)
@@ -130,7 +131,7 @@ func environment(r *Record, tty bool, extra []string) []string {
 	if tty {
 		env = append(env, "TERM=xterm")
 	}
-	for _, kv := range slices.Concat(r.Config.Env, extra) {
+	for _, kv := range slices.Concat(linked, r.Config.Env, extra) {
 		key, _, isSet := strings.Cut(kv, "=")
 		at := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, key+"=") })
 		switch {

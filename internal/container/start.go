@@ -77,6 +77,8 @@ func (s *Service) launch(ctx context.Context, c *Container, manual bool) error {
 		return err
 	}
 	s.emit(c.record(), events.ActionStart, nil)
+	r := c.record()
+	s.refreshLinks(&r)
 	s.startHealth(c) //nolint:contextcheck // the checks outlive the request
 	return nil
 }

@@ -404,7 +404,6 @@ func refuseUnserved(h *container.HostConfig) error {
 		asked bool
 		flag  string
 	}{
-		{len(h.Links) > 0 && !h.NetworkMode.IsUserDefined(), "--link on the default network (use a user-defined network: containers find each other by name)"},
 		{h.Cgroup != "", "Cgroup (joining another container's cgroup)"},
 		{len(h.StorageOpt) > 0, "--storage-opt"},
 		{h.UsernsMode != "" && !h.UsernsMode.IsHost(), fmt.Sprintf("--userns %s", h.UsernsMode)},

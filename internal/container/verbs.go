@@ -113,6 +113,8 @@ func (s *Service) Rename(ctx context.Context, name, to string) error {
 		return errors.Join(err, s.save(c))
 	}
 	s.releaseName(r.Name, r.ID)
+	s.unnameLinks(r.Name)
+	s.nameLinks(fresh, r.Links)
 	s.emit(c.record(), events.ActionRename, map[string]string{"oldName": "/" + r.Name})
 	return nil
 }

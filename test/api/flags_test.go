@@ -214,7 +214,6 @@ func TestRunOptionsNotServedAreRefused(t *testing.T) {
 		{"--log-driver", "syslog"},
 		{"--runtime", "other"},
 		{"--volume-driver", "nosuch"},
-		{"--link", "x:y"},
 		{"--isolation", "hyperv"},
 		{"--network", "nosuchnet"},
 	} {

@@ -46,3 +46,40 @@ func TestRunFullHostname(t *testing.T) {
 	d := daemon(t)
 	contains(t, "hosts", d.Docker("run", "--rm", "--hostname", "db.example.org", "busybox", "cat", "/etc/hosts"), "\tdb.example.org db")
 }
+
+// Links of the default network, as old compose files and scripts have them.
+func TestLinksOnTheDefaultNetwork(t *testing.T) {
+	d := daemon(t)
+	db := up(d, "--name", "db1", "--hostname", "dbhost", "-e", "SECRET=s 1", "--expose", "5432", "--expose", "53/udp", "busybox", "sleep", "600")
+	out := d.Docker("run", "--name", "app", "--link", "db1:the-db", "busybox", "sh", "-c",
+		"for n in the-db dbhost db1; do ping -c 1 -W 2 $n >/dev/null && echo $n; done; env | grep ^THE_DB | sort")
+	ip := format(d, "db1", "{{.NetworkSettings.Networks.bridge.IPAddress}}")
+	equal(t, "names and variables", out, "the-db\ndbhost\ndb1\nTHE_DB_ENV_SECRET=s 1\nTHE_DB_NAME=/app/the-db\nTHE_DB_PORT=udp://"+ip+":53\n"+
+		"THE_DB_PORT_53_UDP=udp://"+ip+":53\nTHE_DB_PORT_53_UDP_ADDR="+ip+"\nTHE_DB_PORT_53_UDP_PORT=53\nTHE_DB_PORT_53_UDP_PROTO=udp\n"+
+		"THE_DB_PORT_5432_TCP=tcp://"+ip+":5432\nTHE_DB_PORT_5432_TCP_ADDR="+ip+"\nTHE_DB_PORT_5432_TCP_PORT=5432\nTHE_DB_PORT_5432_TCP_PROTO=tcp")
+	equal(t, "inspect", format(d, "app", "{{json .HostConfig.Links}}"), `["/db1:/app/the-db"]`)
+	equal(t, "by the link's name", d.Docker("inspect", "-f", "{{.Id}}", "app/the-db"), db)
+	contains(t, "ps", d.Docker("ps", "--no-trunc", "--format", "{{.Names}}"), "app/the-db")
+	up(d, "--name", "app2", "--link", "db1", "busybox", "sleep", "600")
+	d.Docker("rename", "app2", "app3")
+	d.Docker("rename", "db1", "db2")
+	equal(t, "after renames", format(d, "app3", "{{json .HostConfig.Links}}"), `["/db2:/app3/db1"]`)
+	equal(t, "by the link's new name", d.Docker("inspect", "-f", "{{.Id}}", "app3/db1"), db)
+	d.Docker("stop", "-t", "0", "db2")
+	d.DockerFails("Cannot link to a non running container: /db2 AS /app/the-db", "start", "app")
+	// Somebody else takes its address meanwhile: the running container learns the new one.
+	up(d, "--name", "taker", "busybox", "sleep", "600")
+	d.Docker("start", "db2")
+	next := format(d, "db2", "{{.NetworkSettings.Networks.bridge.IPAddress}}")
+	contains(t, "hosts", d.Docker("exec", "app3", "cat", "/etc/hosts"), next+"\tdb1 dbhost")
+	d.Docker("rm", "--link", "app3/db1")
+	equal(t, "without its link", format(d, "app3", "{{json .HostConfig.Links}}"), "null")
+	d.DockerFails("No such", "inspect", "app3/db1")
+	d.Docker("rm", "-f", "db2")
+	equal(t, "without its target", format(d, "app", "{{json .HostConfig.Links}}"), "null")
+	d.DockerFails("could not get container for nosuch: No such container: nosuch", "create", "--link", "nosuch:x", "busybox")
+	up(d, "--name", "onhost", "--network", "host", "busybox", "sleep", "600")
+	d.DockerFails("conflicting options: host type networking can't be used with links", "create", "--link", "onhost:x", "busybox")
+	d.DockerFails("conflicting options: host type networking can't be used with links", "create", "--network", "host", "--link", "taker", "busybox")
+	d.DockerFails("Conflict, cannot remove the default link name of the container", "rm", "--link", "taker")
+}
