@@ -98,7 +98,7 @@ func (s *Service) mountStopped(ctx context.Context, c *Container, r Record) (_ *
 		b := fsview.Bind{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
 		switch m.Type {
 		case mount.TypeVolume:
-			b.Source, err = s.d.Volumes.Mount(ctx, m.Name, r.ID)
+			b.Source, err = s.d.Volumes.MountAt(ctx, m.Name, r.ID, m.Target, !m.ReadOnly)
 			if err == nil && m.Subpath != "" {
 				var release func()
 				if b.Source, release, err = s.holdSubpath(r.ID, i, b.Source, m.Subpath); err == nil {

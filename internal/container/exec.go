@@ -168,7 +168,7 @@ func (s *Service) addExec(c *Container, req container.ExecCreateRequest) (*execS
 
 // emitExec publishes an event that names the command.
 func (s *Service) emitExec(e *execState, action events.Action) {
-	s.emit(e.c.record(), action+": "+events.Action(strings.Join(e.req.Cmd, " ")), map[string]string{"execID": e.id})
+	s.emit(e.c.record(), action+": "+events.Action(e.req.Cmd[0]+" "+strings.Join(e.req.Cmd[1:], " ")), map[string]string{"execID": e.id})
 }
 
 // ExecStart runs a created exec and, unless it is detached, serves its client

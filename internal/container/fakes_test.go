@@ -479,7 +479,7 @@ func (p volumesPort) with(call, name string, f func(*fakeVolume)) error {
 	})
 }
 
-func (p volumesPort) Mount(_ context.Context, name, id string) (string, error) {
+func (p volumesPort) MountAt(_ context.Context, name, id, _ string, _ bool) (string, error) {
 	return filepath.Join(p.m.root, "vol", name), p.with("volumes.mount", name, func(v *fakeVolume) { v.mounts[id] = true })
 }
 

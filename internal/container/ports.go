@@ -208,8 +208,9 @@ type Volumes interface {
 	Acquire(ctx context.Context, r VolumeRequest) (VolumeInfo, error)
 	// Reattach refers again after a daemon restart, mounted or not.
 	Reattach(ctx context.Context, name, container string, mounted bool) error
-	// Mount returns the host directory. Idempotent per (name, container).
-	Mount(ctx context.Context, name, container string) (path string, err error)
+	// MountAt returns the host directory, to be mounted at a place in the
+	// container. Idempotent per (name, container).
+	MountAt(ctx context.Context, name, container, at string, writable bool) (path string, err error)
 	Unmount(ctx context.Context, name, container string) error
 	// Populate copies src (a directory of the image) into the volume, or into the
 	// directory sub of it, if that is there and empty: modes, owners, xattrs, links and device nodes kept. It does nothing

@@ -264,7 +264,7 @@ func (s *Service) mountAll(ctx context.Context, rec *Record) ([]bindSource, erro
 		var err error
 		switch m.Type {
 		case mount.TypeVolume:
-			b.Path, err = s.d.Volumes.Mount(ctx, m.Name, rec.ID)
+			b.Path, err = s.d.Volumes.MountAt(ctx, m.Name, rec.ID, m.Target, !m.ReadOnly)
 			if err == nil && m.Subpath != "" {
 				b.Path, b.release, err = s.holdSubpath(rec.ID, i, b.Path, m.Subpath)
 			}

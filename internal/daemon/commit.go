@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	dockercontainer "github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
@@ -69,7 +70,7 @@ func (c committer) Commit(ctx context.Context, o container.CommitOptions) (_ str
 	if err != nil {
 		return "", err
 	}
-	attrs := map[string]string{"comment": o.Comment, "imageID": id, "imageRef": o.Ref, "name": src.Name[1:], "image": src.Config.Image}
+	attrs := map[string]string{"comment": o.Comment, "imageID": id, "imageRef": familiar(o.Ref), "name": src.Name[1:], "image": src.Config.Image}
 	for k, v := range src.Config.Labels {
 		attrs[k] = v
 	}
@@ -78,4 +79,12 @@ func (c committer) Commit(ctx context.Context, o container.CommitOptions) (_ str
 		Actor: events.Actor{ID: src.ID, Attributes: attrs},
 	})
 	return id, nil
+}
+
+// familiar is a full reference as users write it.
+func familiar(ref string) string {
+	if named, err := reference.ParseNormalizedNamed(ref); err == nil {
+		return reference.FamiliarString(named)
+	}
+	return ref
 }

@@ -40,8 +40,12 @@ func (s *Service) Prune(ctx context.Context, filters map[string][]string) (image
 	s.names.Lock()
 	defer s.names.Unlock()
 	plan, err := s.prunable(ctx, danglingOnly, keep)
-	if err != nil || len(plan) == 0 {
+	if err != nil {
 		return report, err
+	}
+	if len(plan) == 0 {
+		s.d.Events.Publish(pruned(0))
+		return report, nil
 	}
 	return s.prune(ctx, plan)
 }

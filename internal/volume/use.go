@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -57,6 +59,17 @@ func (s *Service) with(ctx context.Context, name string, do func(*entry, Driver)
 // Mount makes the volume's data reachable for a run of the container and
 // returns its directory. It is idempotent per container.
 func (s *Service) Mount(ctx context.Context, name, container string) (path string, err error) {
+	return s.mountFor(ctx, name, container, nil)
+}
+
+// MountAt is Mount for a place in the container, which the event tells of.
+func (s *Service) MountAt(ctx context.Context, name, container, at string, writable bool) (path string, err error) {
+	return s.mountFor(ctx, name, container, map[string]string{
+		"destination": at, "read/write": strconv.FormatBool(writable), "propagation": "",
+	})
+}
+
+func (s *Service) mountFor(ctx context.Context, name, container string, about map[string]string) (path string, err error) {
 	err = s.with(ctx, name, func(e *entry, dr Driver) error {
 		path = dr.Path(e.rec.spec())
 		users := s.mounted(e)
@@ -72,7 +85,9 @@ func (s *Service) Mount(ctx context.Context, name, container string) (path strin
 			return err
 		}
 		s.setIn(e.mounts, container)
-		s.publish(events.ActionMount, name, map[string]string{"driver": e.rec.Driver, "container": container})
+		attrs := map[string]string{"driver": e.rec.Driver, "container": container}
+		maps.Copy(attrs, about)
+		s.publish(events.ActionMount, name, attrs)
 		return nil
 	})
 	return path, err

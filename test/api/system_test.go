@@ -179,6 +179,43 @@ func TestPastEventsTellAContainersLife(t *testing.T) {
 	}
 }
 
+func TestEventsCarryWhatDockerTells(t *testing.T) {
+	d := daemon(t)
+	d.Docker("volume", "create", "evvol")
+	up(d, "--name", "teller", "-v", "evvol:/data:ro", "busybox", "sleep", "600")
+	d.Docker("exec", "teller", "echo", "a", "b")
+	d.Docker("exec", "teller", "true")
+	d.Docker("commit", "teller", "evimage:v1")
+	d.Docker("rmi", "evimage:v1")
+	d.Docker("rm", "-f", "teller")
+	code, body := d.API(http.MethodPost, `/images/prune?filters={"label":{"nobody-has-it":true}}`, nil)
+	if code != http.StatusOK {
+		t.Fatalf("prune: %d %s", code, body)
+	}
+	seen := map[string]map[string]string{}
+	for _, e := range pastEvents(t, d, "") {
+		seen[e.Type+" "+e.Action] = e.Actor.Attributes
+	}
+	for what, want := range map[string]map[string]string{
+		"volume mount":                   {"destination": "/data", "read/write": "false", "propagation": "", "driver": "local"},
+		"volume unmount":                 {"driver": "local"},
+		"container exec_start: echo a b": {"name": "teller"},
+		"container exec_create: true ":   {"name": "teller"},
+		"container commit":               {"imageRef": "evimage:v1", "name": "teller"},
+		"image prune":                    {"reclaimed": "0"},
+	} {
+		have, ok := seen[what]
+		if !ok {
+			t.Errorf("no event %q", what)
+		}
+		for k, v := range want {
+			if got, ok := have[k]; !ok || got != v {
+				t.Errorf("%s: %s is %q, want %q", what, k, got, v)
+			}
+		}
+	}
+}
+
 func TestLiveEvents(t *testing.T) {
 	notOnTwin(t, "the client speaks newer versions only")
 	d := daemon(t)
