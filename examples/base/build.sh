@@ -13,8 +13,14 @@ here=$(cd -- "$(dirname -- "$0")" && pwd)
 [ $# -gt 0 ] || set -- debian busybox
 for name in "$@"; do
 	case $name in
-	debian) import_once "$("$here/rootfs.sh" debian)" debian:bookworm-slim "ENV PATH=$default_path" 'CMD ["bash"]' ;;
-	busybox) import_once "$("$here/rootfs.sh" busybox)" busybox:latest "ENV PATH=$default_path" 'CMD ["sh"]' ;;
+	debian)
+		tar=$("$here/rootfs.sh" debian)
+		import_once "$tar" debian:bookworm-slim "ENV PATH=$default_path" 'CMD ["bash"]'
+		;;
+	busybox)
+		tar=$("$here/rootfs.sh" busybox)
+		import_once "$tar" busybox:latest "ENV PATH=$default_path" 'CMD ["sh"]'
+		;;
 	*) die "unknown image $name: want debian or busybox" ;;
 	esac
 done

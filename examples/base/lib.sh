@@ -23,6 +23,13 @@ need() {
 # key FILE... prints a hash of the contents of the files.
 key() { cat -- "$@" | sha256sum | cut -c1-16; }
 
+# use FILE says that a file of the cache is still of use. What nothing has used for
+# a month was made by older scripts, and goes.
+use() {
+	touch -a -- "$1"
+	find "$cache_dir" -maxdepth 1 -type f -name '*.tar' -atime +30 -delete
+}
+
 # engine ARG... talks to the engine: bin/holdfast, or what $HOLDFAST says.
 engine() {
 	local top
@@ -43,6 +50,7 @@ import_once() {
 	for c in "$@" "LABEL dev.holdfast.source=$label"; do
 		args+=(--change "$c")
 	done
+	case $tar in "$cache_dir"/*) use "$tar" ;; esac
 	say "$name: importing $(basename -- "$tar")"
 	engine image import "${args[@]}" "$tar" "$name" >/dev/null
 }

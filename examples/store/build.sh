@@ -6,7 +6,8 @@
 #   examples/store/build.sh [db] [api] [web]
 #
 # $DOCKER_HOST says which engine gets them, $HOLDFAST which client is used, $BASE
-# which image the database stands on. Behind a proxy set $http_proxy.
+# which image the database stands on. Behind a proxy set $http_proxy; where
+# containers need another one, $BUILD_HTTP_PROXY.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "$0")" && pwd)
 top=$(cd -- "$here/../.." && pwd)
@@ -38,7 +39,7 @@ need_base() {
 }
 
 make_db() {
-	local name=$prefix/store-db:latest from source saved
+	local name=$prefix/store-db:latest from source saved proxy
 	need_base
 	from=$(source_of "$base")
 	[ -n "$from" ] || from=$(engine image inspect --format '{{.Id}}' "$base")
@@ -50,14 +51,16 @@ make_db() {
 	saved=$cache_dir/$source.tar
 	if [ -s "$saved" ] && [ "$prefix" = psodstorage ]; then
 		say "$name: loading $(basename -- "$saved")"
+		use "$saved"
 		engine image load --quiet --input "$saved" >/dev/null
 		[ "$(source_of "$name")" = "$source" ] || die "$saved does not hold $name: remove that file"
 		return
 	fi
 	say "$name: installing PostgreSQL 15 from Debian's packages (about a minute, once)"
 	: >"$work/build.env"
-	if [ -n "${http_proxy-}" ]; then
-		printf 'export http_proxy=%q\n' "$http_proxy" >"$work/build.env"
+	proxy=${BUILD_HTTP_PROXY:-${http_proxy-}}
+	if [ -n "$proxy" ]; then
+		printf 'export http_proxy=%q\n' "$proxy" >"$work/build.env"
 	fi
 	container=$(engine create "$base" sh -c '. /tmp/build.env && sh /tmp/install.sh && rm /tmp/build.env /tmp/install.sh')
 	engine cp --quiet "$work/build.env" "$container:/tmp/build.env"

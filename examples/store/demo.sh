@@ -85,7 +85,8 @@ start_engine() {
 	disown
 	local end=$((SECONDS + 60))
 	until answers; do
-		if ! ours || [ "$SECONDS" -ge "$end" ]; then
+		# Not `ours`: for a moment its process is still setsid.
+		if ! kill -0 "$(cat "$state/pid")" 2>/dev/null || [ "$SECONDS" -ge "$end" ]; then
 			tail -n 20 -- "$log" >&2
 			die "the engine did not start; its log is $log"
 		fi

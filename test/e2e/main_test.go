@@ -56,7 +56,7 @@ func images(t *testing.T, d *testkit.Daemon, script string, args ...string) {
 	defer cancel()
 	cmd := d.Command(ctx, filepath.Join(testkit.RepoRoot(), "examples", script), args...)
 	gateway := d.Docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge")
-	cmd.Env = append(append(cmd.Env, scriptEnv(t)...), "http_proxy="+proxy(t, d, gateway))
+	cmd.Env = append(append(cmd.Env, scriptEnv(t)...), "BUILD_HTTP_PROXY="+proxy(t, d, gateway))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", cmd, err, out)
 	}
