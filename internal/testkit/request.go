@@ -67,6 +67,11 @@ func (d *Daemon) API(method, path string, body any) (int, []byte) {
 	return code, b
 }
 
+// TryAPI is API for requests that the daemon may cut off.
+func (d *Daemon) TryAPI(method, path string, body any) (code int, reply []byte, err error) {
+	return d.request(method, path, body)
+}
+
 // GetJSON fetches path, which must answer 200, into v.
 func (d *Daemon) GetJSON(path string, v any) {
 	d.t.Helper()
