@@ -289,6 +289,9 @@ func (d *Daemon) Stop() {
 	}
 }
 
+// SetArgs replaces what Options.Args added to the command line, from the next start on.
+func (d *Daemon) SetArgs(args ...string) { d.opts.Args = args }
+
 // Kill ends the daemon without warning; its containers live on.
 func (d *Daemon) Kill() {
 	d.t.Helper()

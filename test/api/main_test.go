@@ -36,7 +36,7 @@ func own(t *testing.T, o testkit.Options) *testkit.Daemon {
 	t.Helper()
 	o.Engine = engine
 	d := testkit.New(t, o)
-	if o.RootTmpfs+o.RootExt4 == 0 {
+	if o.RootTmpfs+o.RootExt4 == 0 && !o.Stopped {
 		d.Image("busybox")
 	}
 	return d
