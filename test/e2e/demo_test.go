@@ -236,6 +236,18 @@ func TestTheDemoComesUpAndGoesAway(t *testing.T) {
 	}
 }
 
+func TestTheDemoTellsWhyTheEngineDidNotStart(t *testing.T) {
+	d := newDemo(t)
+	d.env = append(d.env, "HOLDFAST_DEMO_DIR="+filepath.Join(d.dir, strings.Repeat("long", 30)))
+	out, err := d.command(t.Context(), "up").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "the engine did not start") || !strings.Contains(string(out), "socket") {
+		t.Errorf("up with a socket's path that is too long: %v\n%s", err, out)
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		t.Error(err)
+	}
+}
+
 // processes lists command lines that contain text.
 func processes(t *testing.T, text string) []string {
 	t.Helper()
