@@ -9,7 +9,7 @@ PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config git
 PACKAGES_DEMO := mmdebstrap busybox-static ca-certificates curl iproute2 nftables
 # To test: namespaces and rules are looked at with the kernel's own tools, the
 # store's page with a browser, faults with a file system on a loop device.
-PACKAGES_TEST := nftables iproute2 util-linux procps conntrack openssl openssh-client chromium xz-utils zstd bzip2 e2fsprogs
+PACKAGES_TEST := nftables iproute2 util-linux procps conntrack openssl openssh-client chromium xz-utils zstd bzip2 python3-docker e2fsprogs
 
 # install_missing PACKAGES: dpkg is asked first, since asking apt takes seconds.
 define install_missing
@@ -17,7 +17,7 @@ define install_missing
 if [ -n "$$missing" ]; then echo "installing$$missing"; apt-get update -qq && $(APT) $$missing >/dev/null; fi
 endef
 
-.PHONY: deps deps-build deps-demo deps-test
+.PHONY: deps deps-build deps-demo deps-test deps-compat
 deps: deps-build deps-demo deps-test ## install the Debian packages that building, the demo and the tests need
 
 deps-build:
@@ -29,3 +29,12 @@ deps-demo: deps-build
 deps-test: deps-build
 	$(call install_missing,$(PACKAGES_TEST))
 	@command -v docker >/dev/null || { echo "installing docker.io for its client"; $(APT) docker.io >/dev/null; }
+	@$(MAKE) --no-print-directory deps-compat
+
+# Clients that come from npm, for test/compat. Where node's own packages are
+# installed npm is a part of nodejs, so the programs are asked for, not packages.
+DOCKERODE := test/compat/dockerode
+deps-compat:
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "installing nodejs npm"; apt-get update -qq; $(APT) nodejs npm >/dev/null; }
+	@[ $(DOCKERODE)/node_modules/.package-lock.json -nt $(DOCKERODE)/package-lock.json ] || { echo "installing dockerode"; \
+		cd $(DOCKERODE) && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --silent; }
