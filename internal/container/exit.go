@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"time"
 
@@ -85,6 +86,7 @@ func (s *Service) finish(ctx context.Context, c *Container, exit Exit) {
 		"exitCode":     strconv.Itoa(exit.Code),
 		"execDuration": strconv.Itoa(int(e.ran.Seconds())),
 	})
+	c.dropUnstarted()
 	s.endRun(c)
 	s.notifyExit(c) // each run's end, also of one that is followed by another
 	if again {
@@ -96,6 +98,17 @@ func (s *Service) finish(ctx context.Context, c *Container, exit Exit) {
 			s.d.Log.Error("container not removed after its end", logkey.Container, r.ID, logkey.Err, err)
 		}
 	}
+}
+
+// dropUnstarted forgets the execs that nobody started: their container ended.
+func (c *Container) dropUnstarted() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.execs, func(_ string, e *execState) bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return !e.claimed
+	})
 }
 
 // endRun tells those who wait for the end of this run, not for the container's rest.

@@ -23,6 +23,9 @@ func (p containerImages) Resolve(ctx context.Context, ref string, want *ocispec.
 	if err != nil {
 		return container.ImageInfo{}, err
 	}
+	if r.Manifest.Platform == nil {
+		r.Manifest.Platform = &r.Platform // a lone manifest carries none; the API tells it
+	}
 	out := container.ImageInfo{ID: r.ID, Name: r.Name, ChainID: r.ChainID, Config: r.Config, Manifest: &r.Manifest}
 	if r.Platform.Architecture != "" && !platforms.Default().Match(r.Platform) {
 		out.Foreign = platforms.FormatAll(r.Platform)

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
 )
 
 // The daemon's own mounts must not be kept busy by copies in containers.
@@ -82,4 +85,37 @@ func TestLinksOnTheDefaultNetwork(t *testing.T) {
 	d.DockerFails("conflicting options: host type networking can't be used with links", "create", "--link", "onhost:x", "busybox")
 	d.DockerFails("conflicting options: host type networking can't be used with links", "create", "--network", "host", "--link", "taker", "busybox")
 	d.DockerFails("Conflict, cannot remove the default link name of the container", "rm", "--link", "taker")
+}
+
+// An exec that nobody started ends with the run it was made for.
+func TestExecEndsWithTheRun(t *testing.T) {
+	notOnTwin(t, "the client speaks newer versions only")
+	d := daemon(t)
+	up(d, "--name", "ex", "busybox", "sleep", "600")
+	made, err := d.Client().ExecCreate(t.Context(), "ex", client.ExecCreateOptions{Cmd: []string{"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range [][]string{{"stop", "-t", "0", "ex"}, {"start", "ex"}} {
+		d.Docker(verb...)
+		if _, err := d.Client().ExecStart(t.Context(), made.ID, client.ExecStartOptions{Detach: true}); !errdefs.IsNotFound(err) {
+			t.Errorf("after %s: %v", verb[0], err)
+		}
+	}
+}
+
+func TestInspectManifestPlatform(t *testing.T) {
+	notOnTwin(t, "newer than 20.10")
+	d := daemon(t)
+	d.Docker("create", "--name", "plat", "busybox", "true")
+	_, body := d.API("GET", "/containers/plat/json", nil)
+	var got struct {
+		ImageManifestDescriptor struct {
+			Platform struct{ OS, Architecture string }
+		}
+	}
+	if err := json.Unmarshal(body, &got); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "platform", fmt.Sprint(got.ImageManifestDescriptor.Platform), "{linux amd64}")
 }
