@@ -3,6 +3,7 @@ package container
 import (
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -114,10 +115,18 @@ func TestRestartPolicyBacksOff(t *testing.T) {
 		id := d.create("flaky", func(_ *container.Config, h *container.HostConfig) {
 			h.RestartPolicy = container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 3}
 		})
-		var starts []time.Time
+		var mu sync.Mutex
+		var times []time.Time
 		m.onRun = func(id string) {
-			starts = append(starts, time.Now())
+			mu.Lock()
+			defer mu.Unlock()
+			times = append(times, time.Now())
 			go m.exit(id, 1)
+		}
+		runs := func() []time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(times)
 		}
 		wait, err := d.Wait(d.t.Context(), id, container.WaitConditionNextExit)
 		d.must(err)
@@ -126,10 +135,11 @@ func TestRestartPolicyBacksOff(t *testing.T) {
 			t.Errorf("wait says %+v", r)
 		}
 		// As in Docker, the first run's end was the next exit; three more follow.
-		if len(starts) != 1 {
-			t.Errorf("told after %d starts", len(starts))
+		if n := len(runs()); n != 1 {
+			t.Errorf("told after %d starts", n)
 		}
 		time.Sleep(2 * time.Second)
+		starts := runs()
 		var gaps []time.Duration
 		for i := 1; i < len(starts); i++ {
 			gaps = append(gaps, starts[i].Sub(starts[i-1]))

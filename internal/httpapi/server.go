@@ -33,6 +33,8 @@ const (
 	drainFrom  = 256 << 10
 	drainLimit = 1 << 30
 	drainTime  = 10 * time.Second
+	// sendTime is how long answers may be on their way at shutdown.
+	sendTime = time.Second
 )
 
 // Options for New. Log and Clock are required.
@@ -128,6 +130,15 @@ func (s *Server) shutdown(ctx context.Context, srv *http.Server, endRequests fun
 	case <-handlers:
 	case <-cut.C():
 		s.o.Log.Warn("API requests cut off", logkey.Why, "still running after their context ended")
+	}
+	// A handler's end is not yet its answer's: net/http sends what it still holds,
+	// and only then is the connection idle.
+	sent := s.o.Clock.NewTimer(sendTime)
+	defer sent.Stop()
+	select {
+	case err := <-drained:
+		drained <- err
+	case <-sent.C():
 	}
 	cancel() // Shutdown returns; what is left is idle or stuck
 	if err := <-drained; err != nil && !errors.Is(err, context.Canceled) {
