@@ -93,6 +93,7 @@ func TestSeveralListenersAndMutualTLS(t *testing.T) {
 	d.SetArgs("-H", "unix://"+second, "-H", "tcp://127.0.0.1:2376",
 		"--tlsverify", "--tlscacert", certs+"/ca.pem", "--tlscert", certs+"/server.pem", "--tlskey", certs+"/server-key.pem")
 	d.Start()
+	d.Image("busybox")
 	for _, sock := range []string{d.Socket(), second} {
 		fi, err := os.Stat(sock)
 		if err != nil || fi.Mode()&fs.ModePerm != 0o660 || fi.Mode()&fs.ModeSocket == 0 {
@@ -109,6 +110,22 @@ func TestSeveralListenersAndMutualTLS(t *testing.T) {
 	}
 	if r := d.DockerResult("-H", host, "info", "-f", "{{.DockerRootDir}}"); strings.Contains(r.Out, d.Root()) {
 		t.Errorf("without TLS: %s", r)
+	}
+	// A context holds address and certificates: streams both ways, hijacked, too.
+	for _, cli := range clients() {
+		name := "tls-" + cli
+		create := d.Run("", cli, "context", "create", name, "--docker",
+			fmt.Sprintf("host=%s,ca=%s/ca.pem,cert=%s/cert.pem,key=%s/key.pem", host, certs, certs, certs))
+		if create.Code != 0 {
+			t.Fatalf("%s", create)
+		}
+		r := d.Run("over TLS\n", cli, "--context", name, "run", "--rm", "-i", "busybox", "cat")
+		if r.Code != 0 || r.Out != "over TLS\n" {
+			t.Errorf("%s", r)
+		}
+		if r := d.Run("", cli, "--context", name, "run", "--rm", "busybox", "sh", "-c", "exit 9"); r.Code != 9 {
+			t.Errorf("exit code over TLS: %s", r)
+		}
 	}
 	// A certificate of somebody else's.
 	b := newAuthority(t, d.Dir()+"/others")
