@@ -34,7 +34,7 @@ func (s *Service) Pause(ctx context.Context, name string) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := s.d.Runtime.Pause(ctx, r.ID); err != nil {
 		// It may have ended a moment ago, before its exit is handled.
-		if st, serr := s.d.Runtime.State(ctx, r.ID, ""); errdefs.IsNotFound(serr) || serr == nil && st.Status == TaskStopped {
+		if st, serr := s.d.Runtime.State(ctx, r.ID, ""); errdefs.IsNotFound(err) || errdefs.IsNotFound(serr) || serr == nil && st.Status == TaskStopped {
 			return errNotRunning(r.ID)
 		}
 		return fmt.Errorf("cannot pause container %s: %w", r.ID, err)

@@ -1,11 +1,13 @@
 package ctrd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"holdfast.dev/holdfast/internal/container"
 )
@@ -86,10 +88,42 @@ func openRead(path string) (*os.File, error) {
 	return fd, nil
 }
 
-// openStdin opens the end that we write, where there is one. Opened for reading
-// too, it waits for no reader; the process sees the end of its input when this
-// end is closed and the shim was told to close its own.
-func (p *pipes) openStdin() error {
+// readerLimit bounds the wait for a shim to open its end of an input.
+const readerLimit = 10 * time.Second
+
+// openStdin opens the end that we write, where there is one, once the shim has
+// the other: it opens it in the background, and what is written and closed
+// before that is lost, the end of the input too.
+func (p *pipes) openStdin(ctx context.Context) error {
+	if p.io.Stdin == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, readerLimit)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		fd, err := os.OpenFile(p.io.Stdin, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err == nil {
+			p.streams.Stdin = fd
+			return nil
+		}
+		if !errors.Is(err, syscall.ENXIO) {
+			return fmt.Errorf("open input of process: %w", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the shim to open the input of the process: %w", ctx.Err())
+		}
+	}
+}
+
+// reopenStdin is openStdin for a process of an earlier daemon. Its shim has the
+// other end, or has closed it because the process ended; then what is written is
+// nobody's. The process sees the end of its input when this end is closed and the
+// shim was told to close its own.
+func (p *pipes) reopenStdin() error {
 	if p.io.Stdin == "" {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -169,7 +170,7 @@ func (r *Runtime) create(ctx context.Context, t *task, spec *specs.Spec, p *pipe
 	t.aim(main)
 	t.cgroup, err = saveCgroup(pid, r.shims.bundle(t.id))
 	if err == nil {
-		err = p.openStdin()
+		err = p.openStdin(ctx)
 	}
 	r.follow(ctx, t, main)
 	if err != nil {
@@ -272,7 +273,7 @@ func (r *Runtime) Exec(ctx context.Context, c container.ExecConfig) (_ int, _ co
 	undo = append(undo, func() error { return r.deleteExec(context.WithoutCancel(ctx), t, c.ID) })
 	resp, err := t.shim.api.Start(in(ctx), &taskapi.StartRequest{ID: c.Container, ExecID: c.ID})
 	if err == nil {
-		err = p.openStdin()
+		err = p.openStdin(ctx)
 	}
 	if err != nil {
 		return 0, container.Streams{}, fromShim(err)
@@ -294,7 +295,7 @@ func (r *Runtime) Reattach(ctx context.Context, id, exec string, openStdin, term
 	if err != nil {
 		return container.Streams{}, err
 	}
-	if err := p.openStdin(); err != nil {
+	if err := p.reopenStdin(); err != nil {
 		p.close()
 		return container.Streams{}, err
 	}
@@ -449,7 +450,10 @@ func (r *Runtime) Pause(ctx context.Context, id string) error {
 	if err != nil {
 		t.setPaused(false)
 	}
-	return fromShim(err)
+	if err = fromShim(err); err != nil && strings.Contains(err.Error(), "container not running") {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound) // runc sees the end before its shim
+	}
+	return err
 }
 
 // Resume implements container.Runtime.

@@ -123,6 +123,62 @@ func TestExecRunsBesideTheMainProcess(t *testing.T) {
 	}
 }
 
+// The shim opens its end of an input in the background: a client that is quick,
+// on a machine that is busy, must not lose what it wrote.
+func TestInputThatEndsAtOnceArrives(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exec /bin/busybox sleep 1000")
+	const each, rounds = 8, 4
+	for round := range rounds {
+		results := make(chan error, each)
+		for i := range each {
+			go func() {
+				results <- m.echo(id, fmt.Sprintf("e%d-%d", round, i))
+			}()
+		}
+		for range each {
+			if err := <-results; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := m.rt().Delete(t.Context(), id, true); err != nil {
+		t.Error(err)
+	}
+}
+
+// echo sends a line through cat.
+func (m *machine) echo(id, exec string) error {
+	ctx := m.t.Context()
+	_, s, err := m.rt().Exec(ctx, container.ExecConfig{
+		Container: id, ID: exec, OpenStdin: true,
+		Process: &specs.Process{Args: []string{"/bin/busybox", "cat"}, Cwd: "/"},
+	})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if _, err := io.WriteString(s.Stdin, "through\n"); err != nil {
+		return err
+	}
+	if err := errors.Join(s.Stdin.Close(), m.rt().CloseStdin(ctx, id, exec)); err != nil {
+		return err
+	}
+	out := collect(s.Stdout)
+	select {
+	case <-out.done:
+	case <-time.After(patience):
+		return errors.New(exec + " does not see the end of its input")
+	}
+	if out.text != "through\n" {
+		return fmt.Errorf("%s gives back %q", exec, out.text)
+	}
+	if _, err := m.rt().Wait(ctx, id, exec); err != nil {
+		return err
+	}
+	return m.rt().DeleteExec(ctx, id, exec)
+}
+
 func TestFailedExecLeavesNoTrace(t *testing.T) {
 	m := newMachine(t)
 	id, _ := m.launch("exec /bin/busybox sleep 1000")
