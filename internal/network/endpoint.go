@@ -74,8 +74,10 @@ func checkEndpoint(n *netw, want *mobynet.EndpointSettings) error {
 	var v4, v6 netip.Addr
 	if c := want.IPAMConfig; c != nil {
 		v4, v6 = c.IPv4Address.Unmap(), c.IPv6Address
-		if len(c.LinkLocalIPs) > 0 {
-			return fault.New(errdefs.ErrNotImplemented, "link-local addresses (--link-local-ip) are not supported by this engine")
+		for _, a := range c.LinkLocalIPs {
+			if !a.Unmap().IsLinkLocalUnicast() {
+				errs = append(errs, fmt.Sprintf("invalid link-local IP address: %s", a))
+			}
 		}
 	}
 	fixed := v4.IsValid() || v6.IsValid()
@@ -328,6 +330,11 @@ func (s *Service) attach(ctx context.Context, sb *sandbox, e *endpoint) error {
 	if e.set.GlobalIPv6Address.IsValid() {
 		i.Addrs = append(i.Addrs, netip.PrefixFrom(e.set.GlobalIPv6Address, e.set.GlobalIPv6PrefixLen))
 	}
+	if c := e.set.IPAMConfig; c != nil {
+		for _, a := range c.LinkLocalIPs {
+			i.Addrs = append(i.Addrs, linkLocal(a))
+		}
+	}
 	if v := e.set.DriverOpts[optSysctls]; v != "" {
 		var err error
 		if i.Sysctls, err = endpointSysctls(v); err != nil {
@@ -339,6 +346,14 @@ func (s *Service) attach(ctx context.Context, sb *sandbox, e *endpoint) error {
 		return fmt.Errorf("connect to network %s: %w", r.Name, err)
 	}
 	return nil
+}
+
+// linkLocal is a link-local address with its net.
+func linkLocal(a netip.Addr) netip.Prefix {
+	if a = a.Unmap(); a.Is4() {
+		return netip.PrefixFrom(a, 16)
+	}
+	return netip.PrefixFrom(a, 64)
 }
 
 // dnsNames are the names others on the network find a container by; the first

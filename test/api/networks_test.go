@@ -272,6 +272,22 @@ func TestPublishedPortTakenByAnotherProgram(t *testing.T) {
 	equal(t, "created, not started", format(d, "late", "{{.State.Status}}"), "created")
 }
 
+func TestLinkLocalAddresses(t *testing.T) {
+	d := daemon(t)
+	d.Docker("network", "create", "ll")
+	web(d, "near", "--network", "ll", "--link-local-ip", "169.254.7.7")
+	probe(d, "asker", "--network", "bridge")
+	d.Docker("network", "connect", "--link-local-ip", "169.254.8.8", "ll", "asker")
+	get(d, "asker", "http://169.254.7.7/", "near")
+	contains(t, "inspect", format(d, "near", "{{json .NetworkSettings.Networks.ll.IPAMConfig}}"), "169.254.7.7")
+	if engine != testkit.Dockerd {
+		d.DockerFails("invalid link-local IP address: 10.1.1.1", "run", "--rm", "--network", "ll", "--link-local-ip", "10.1.1.1", "busybox", "true")
+	}
+	// And they are there again after a restart.
+	d.Docker("restart", "-t", "0", "near")
+	get(d, "asker", "http://169.254.7.7/", "near")
+}
+
 // Ports of a container in internal networks only are published once it is in another.
 func TestPublishedPortsFollowAConnect(t *testing.T) {
 	notOnTwin(t, "20.10 publishes them with the daemon's proxy all the same")
