@@ -157,6 +157,11 @@ func (s *Service) scheduleRestart(c *Container, pause time.Duration) {
 		case <-s.life.Done():
 			return
 		}
+		select {
+		case <-s.serving:
+		case <-s.life.Done():
+			return
+		}
 		c.op.Lock()
 		defer c.op.Unlock()
 		c.mu.Lock()

@@ -34,6 +34,8 @@ var errCrashed = errors.New("the daemon is dead")
 // machine is the world a Service works on. It outlives the Service: a new one
 // on the same machine is a daemon started again.
 type machine struct {
+	restored func() // called between Restore and Run
+
 	root string
 
 	mu      sync.Mutex // guards everything below
@@ -597,6 +599,9 @@ func (m *machine) start(t *testing.T, fault func(int, string) verdict) *daemon {
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := s.Restore(ctx); err != nil && !errors.Is(err, errCrashed) {
 		t.Fatalf("restore: %v", err)
+	}
+	if m.restored != nil {
+		m.restored()
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

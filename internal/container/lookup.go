@@ -131,11 +131,12 @@ func (s *Service) ImageUsers() []User {
 	return out
 }
 
-// RunningIDs lists the containers that have processes.
+// RunningIDs lists the containers that have processes; one that waits for its
+// restart has none.
 func (s *Service) RunningIDs() []string {
 	var out []string
 	for _, c := range s.all() {
-		if r := c.record(); r.shown().running() {
+		if r := c.record(); r.Phase.alive() {
 			out = append(out, r.ID)
 		}
 	}

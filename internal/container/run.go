@@ -18,6 +18,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.openEvents()
 	var exits sync.WaitGroup
 	defer exits.Wait()
+	close(s.serving)
 	s.spawn(s.boot)
 	for {
 		select {

@@ -58,6 +58,10 @@ type Settings struct {
 // Service is the container domain: one verb per file group (create, start,
 // exit, stop, remove, …).
 type Service struct {
+	// serving is closed by Run. Until then nothing is started: others still clear
+	// away what an earlier daemon left, and would take a new start for that.
+	serving chan struct{}
+
 	d Deps
 
 	mu     sync.Mutex            // guards byID, byName, closing; never held across I/O
@@ -113,6 +117,7 @@ func New(d Deps) *Service {
 		d:       d,
 		byID:    map[string]*Container{},
 		byName:  map[string]string{},
+		serving: make(chan struct{}),
 		life:    life,
 		endLife: end,
 	}

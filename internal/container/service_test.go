@@ -248,6 +248,56 @@ func TestPauseOfOneThatJustEnded(t *testing.T) {
 	})
 }
 
+// TestOneThatWaitsForItsRestartHasNoProcess: what lies about under its name
+// from a start that was cut off belongs to nobody.
+func TestOneThatWaitsForItsRestartHasNoProcess(t *testing.T) {
+	world(t, func(m *machine, d *daemon) {
+		id := d.create("again", func(_ *container.Config, h *container.HostConfig) {
+			h.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyAlways}
+		})
+		d.must(d.Start(d.t.Context(), "again"))
+		if got := d.RunningIDs(); !slices.Equal(got, []string{id}) {
+			t.Errorf("running: %v", got)
+		}
+		m.exit(id, 1)
+		synctest.Wait()
+		if got := d.state("again").Status; got != container.StateRestarting {
+			t.Errorf("it is %s", got)
+		}
+		if got := d.RunningIDs(); len(got) > 0 {
+			t.Errorf("running: %v", got)
+		}
+		d.must(d.Stop(d.t.Context(), "again", "", nil))
+	})
+}
+
+// TestNothingStartsBeforeRun: after Restore the daemon removes what is left of an
+// earlier one, and could not tell a new start from that.
+func TestNothingStartsBeforeRun(t *testing.T) {
+	world(t, func(m *machine, d *daemon) {
+		id := d.create("again", func(_ *container.Config, h *container.HostConfig) {
+			h.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyAlways}
+		})
+		d.must(d.Start(d.t.Context(), id))
+		d.stop()
+		m.exit(id, 1) // while nobody looks
+		runs := 0
+		m.onRun = func(string) { runs++ }
+		m.restored = func() {
+			time.Sleep(time.Minute)
+			if runs > 0 {
+				t.Error("started before Run")
+			}
+		}
+		next := m.start(d.t, nil)
+		defer next.stop()
+		synctest.Wait()
+		if runs != 1 {
+			t.Errorf("%d runs", runs)
+		}
+	})
+}
+
 func TestKill(t *testing.T) {
 	world(t, func(m *machine, d *daemon) {
 		m.onSignal = func(_ string, sig syscall.Signal) *Exit {

@@ -171,28 +171,32 @@ func (s *Service) Sweep(ctx context.Context, known []string) error {
 		keepBridge[n.rec.Bridge] = true
 	}
 	s.mu.Unlock()
-	var errs []error
+	// What cannot be removed now is tried at the next start; it is no reason not to serve.
+	removing := func(what string, err error) {
+		if err != nil {
+			s.d.Log.Warn("orphan not removed", logkey.Name, what, logkey.Err, err)
+		}
+	}
 	for _, name := range ends {
 		if !keepEnd[name] {
 			s.d.Log.Info("removing orphan", logkey.Name, name)
-			errs = append(errs, s.d.Link.Detach(ctx, name))
+			removing(name, s.d.Link.Detach(ctx, name))
 		}
 	}
 	for _, id := range boxes {
 		if !keepBox[id] {
 			s.d.Log.Info("removing orphan", logkey.Container, id)
-			errs = append(errs, s.d.Link.RemoveSandbox(ctx, id, nil))
+			removing(id, s.d.Link.RemoveSandbox(ctx, id, nil))
 		}
 	}
 	for _, name := range bridges {
 		if !keepBridge[name] {
 			s.d.Log.Info("removing orphan", logkey.Name, name)
-			errs = append(errs, s.d.Link.RemoveBridge(ctx, name))
+			removing(name, s.d.Link.RemoveBridge(ctx, name))
 		}
 	}
 	s.fw.Lock()
 	defer s.fw.Unlock()
 	s.swept = true
-	errs = append(errs, s.d.Firewall.Sync(ctx, s.rulesLocked()))
-	return errors.Join(errs...)
+	return s.d.Firewall.Sync(ctx, s.rulesLocked())
 }

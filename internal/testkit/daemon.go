@@ -224,6 +224,32 @@ func (d *Daemon) Start() {
 
 // TryStart starts the daemon and tells why it did not answer.
 func (d *Daemon) TryStart() error {
+	if err := d.Launch(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	cmd, exited := d.cmd, d.exited
+	d.mu.Unlock()
+	last, ok := poll(startLimit, func() (bool, string) {
+		select {
+		case <-exited:
+			return true, "ended: " + cmd.ProcessState.String()
+		default:
+		}
+		code, body, err := d.request(http.MethodGet, "/_ping", nil)
+		if err != nil {
+			return false, err.Error()
+		}
+		return code == http.StatusOK, fmt.Sprintf("ping answers %d %s", code, body)
+	})
+	if !ok || strings.HasPrefix(last, "ended") {
+		return fmt.Errorf("%s does not answer: %s", d.opts.Engine, last)
+	}
+	return nil
+}
+
+// Launch starts the daemon's process and does not wait for it.
+func (d *Daemon) Launch() error {
 	cmd := d.serverCommand()
 	log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -243,21 +269,6 @@ func (d *Daemon) TryStart() error {
 	d.mu.Lock()
 	d.cmd, d.exited = cmd, exited
 	d.mu.Unlock()
-	last, ok := poll(startLimit, func() (bool, string) {
-		select {
-		case <-exited:
-			return true, "ended: " + cmd.ProcessState.String()
-		default:
-		}
-		code, body, err := d.request(http.MethodGet, "/_ping", nil)
-		if err != nil {
-			return false, err.Error()
-		}
-		return code == http.StatusOK, fmt.Sprintf("ping answers %d %s", code, body)
-	})
-	if !ok || strings.HasPrefix(last, "ended") {
-		return fmt.Errorf("%s does not answer: %s", d.opts.Engine, last)
-	}
 	return nil
 }
 

@@ -338,6 +338,13 @@ func (a *actor) step() {
 	}
 }
 
+// forgetRunning is for when the machine has ended containers.
+func (a *actor) forgetRunning() {
+	for _, b := range a.things {
+		b.loose = b.loose || b.running
+	}
+}
+
 // check holds what the actor knows against the daemon that was just started.
 func (a *actor) check() {
 	for key, b := range a.things {
@@ -427,6 +434,20 @@ func TestChaosKill(t *testing.T) {
 		<-timer.C
 		d.Kill()
 		work.Wait()
+		if rng.IntN(8) == 0 {
+			d.KillShims()
+			for _, a := range actors {
+				a.forgetRunning()
+			}
+		}
+		// A new daemon may be killed while it mends what the last one left.
+		for rng.IntN(3) == 0 {
+			if err := d.Launch(); err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(time.Duration(rng.IntN(300)) * time.Millisecond)
+			d.Kill()
+		}
 		d.Start()
 		for _, a := range actors {
 			steps += len(a.done)
