@@ -91,12 +91,14 @@ func (s *Service) joinOther(c *Container, in *specInput) error {
 		return conflict("cannot join network namespace of a non running container: container %s is %s", other.Name, other.state())
 	}
 	in.netNS = fmt.Sprintf("/proc/%d/ns/net", other.Pid)
-	in.hostnameFile = filepath.Join(s.dir(other.ID), "hostname")
-	if sb := other.Sandbox; sb != nil {
+	if sb := other.Sandbox; sb != nil && sb.NetNS != "" {
+		in.netNS = sb.NetNS
+	}
+	if owner := s.networkOwner(&rec); owner != "" {
+		s.shareFiles(owner, in)
+	} else if sb := other.Sandbox; sb != nil { // the host's network
+		in.hostnameFile = filepath.Join(s.dir(other.ID), "hostname")
 		in.hosts, in.resolvConf = sb.HostsPath, sb.ResolvConfPath
-		if sb.NetNS != "" {
-			in.netNS = sb.NetNS
-		}
 	}
 	cfg := *rec.Config
 	cfg.Hostname, cfg.Domainname = other.Config.Hostname, other.Config.Domainname
@@ -104,6 +106,16 @@ func (s *Service) joinOther(c *Container, in *specInput) error {
 	c.rec.Config = &cfg
 	c.mu.Unlock()
 	return nil
+}
+
+// shareFiles gives a container the network files of the one whose network it
+// uses, at the end of a row of container:X. That may have ended, or be gone.
+func (s *Service) shareFiles(owner string, in *specInput) {
+	for name, to := range map[string]*string{"hostname": &in.hostnameFile, "hosts": &in.hosts, "resolv.conf": &in.resolvConf} {
+		if p := filepath.Join(s.dir(owner), name); s.d.Host.Exists(p) {
+			*to = p
+		}
+	}
 }
 
 // shareNamespaces finds the PID and IPC namespaces to join, and /dev/shm.

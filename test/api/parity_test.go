@@ -119,3 +119,18 @@ func TestInspectManifestPlatform(t *testing.T) {
 	}
 	equal(t, "platform", fmt.Sprint(got.ImageManifestDescriptor.Platform), "{linux amd64}")
 }
+
+// A container may use the network of one that uses another's.
+func TestNetworkOfAContainerInARow(t *testing.T) {
+	d := daemon(t)
+	up(d, "--name", "owner", "--hostname", "the-owner", "--add-host", "there:192.0.2.7", "busybox", "sleep", "600")
+	up(d, "--name", "second", "--network", "container:owner", "busybox", "sleep", "600")
+	up(d, "--name", "third", "--network", "container:second", "busybox", "sleep", "600")
+	for _, file := range []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"} {
+		equal(t, file, d.Docker("exec", "third", "cat", file), d.Docker("exec", "owner", "cat", file))
+	}
+	contains(t, "hosts", d.Docker("exec", "third", "cat", "/etc/hosts"), "192.0.2.7\tthere")
+	equal(t, "namespace", d.Docker("exec", "third", "readlink", "/proc/self/ns/net"), d.Docker("exec", "owner", "readlink", "/proc/self/ns/net"))
+	up(d, "--name", "onhost", "--network", "host", "busybox", "sleep", "600")
+	equal(t, "of the host's", d.Docker("run", "--rm", "--network", "container:onhost", "busybox", "cat", "/etc/hosts"), d.Docker("exec", "onhost", "cat", "/etc/hosts"))
+}
