@@ -51,3 +51,16 @@ func TestDockerode(t *testing.T) {
 	}
 	client(t, node, here("dockerode", "client.mjs"))
 }
+
+// Ryuk, which would remove what a crashed test left, is an image of its own and
+// not at hand.
+func TestTestcontainersGo(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "testcontainers")
+	cmd := exec.CommandContext(t.Context(), testkit.RequireProgram(t, "go"), "build", "-o", program, ".")
+	cmd.Dir = here("testcontainers")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	client(t, "env", "TESTCONTAINERS_RYUK_DISABLED=true", program)
+}

@@ -1,4 +1,4 @@
 // Package compat drives the daemon with clients that nobody here wrote:
-// docker-py, dockerode, and docker's own through ssh. A test whose client is
+// docker-py, dockerode, testcontainers-go, and docker's own through ssh. A test whose client is
 // absent is skipped by its name.
 package compat
