@@ -63,7 +63,7 @@ func (c *raw) open(ctx context.Context) error {
 }
 
 // takenLimit is how long the first output waits for a client to take the header.
-const takenLimit = 20 * time.Millisecond
+const takenLimit = 200 * time.Millisecond
 
 // awaitTaken waits until the client of a Unix socket has taken what was sent.
 // Some clients, docker-py among them, read the header through a buffer that they
