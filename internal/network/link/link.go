@@ -7,6 +7,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -93,6 +94,13 @@ func (l *Link) bridge(b network.Bridge) (netlink.Link, error) {
 	if err == nil {
 		if br.Type() != "bridge" {
 			return nil, fmt.Errorf("interface %s exists and is not a bridge", b.Name)
+		}
+		// One of ours whose maker was killed before it could mark it: nobody else
+		// makes bridges with this address, and it was never up.
+		if a := br.Attrs(); a.Alias == "" && a.Flags&net.FlagUp == 0 && bytes.Equal(a.HardwareAddr, bridgeMAC(b)) {
+			if err := l.h.LinkSetAlias(br, b.Owner); err != nil {
+				return nil, fmt.Errorf("mark bridge as ours: %w", err)
+			}
 		}
 		return br, nil
 	}

@@ -300,3 +300,30 @@ func TestRulesGolden(t *testing.T) {
 		t.Errorf("rules differ from %s:\n%s", golden, got)
 	}
 }
+
+// TestBridgeWithoutItsMark: a daemon that is killed between making a bridge and
+// marking it leaves one that the next daemon knows for its own.
+func TestBridgeWithoutItsMark(t *testing.T) {
+	w := newWorld(t)
+	w.create("red")
+	find := func() netlink.Link {
+		t.Helper()
+		links, err := netlink.LinkList()
+		must(t, err)
+		for _, l := range links {
+			if strings.HasPrefix(l.Attrs().Name, "br-") {
+				return l
+			}
+		}
+		return nil
+	}
+	w.kill()
+	br := find()
+	must(t, netlink.LinkSetDown(br))
+	must(t, netlink.LinkSetAlias(br, ""))
+	w.start()
+	must(t, w.svc.Remove(t.Context(), "red"))
+	if br := find(); br != nil {
+		t.Errorf("%s is left", br.Attrs().Name)
+	}
+}
