@@ -119,6 +119,7 @@ func TestTheStoreKeepsItsData(t *testing.T) {
 	t.Run("for programs", s.with(forPrograms))
 	t.Run("primary killed", s.with(primaryKilled))
 	t.Run("standby away", s.with(standbyAway))
+	t.Run("second standby", s.with(secondStandby))
 	t.Run("engine killed", s.with(engineKilled))
 	t.Run("tour of the README", s.with(tour))
 	t.Run("down and up", s.with(downAndUp))
@@ -254,6 +255,43 @@ func standbyAway(t *testing.T, s store) {
 	s.Docker("start", standby)
 	s.streams()
 	s.pageShows("Written without a standby")
+}
+
+// Scaling out as in the notes: a standby more, under the same name, and the page
+// talks to it too.
+func secondStandby(t *testing.T, s store) {
+	run := func(name, volume string) []string {
+		return []string{
+			"run", "--name", name, "--network", "store_store-net", "--network-alias", "db-slave",
+			"-e", "POSTGRES_PASSWORD=postgres", "-e", "REPLICATED_FROM=db-master",
+			"-v", volume + ":/var/lib/postgresql/data", "psodstorage/store-db",
+		}
+	}
+	s.DockerFails("another container uses this volume", run("greedy", "store_postgres-slave")...)
+	s.DockerFails("this volume holds a primary's data", "run", "--rm", "--volumes-from", s.stoppedPrimary(),
+		"-e", "POSTGRES_PASSWORD=postgres", "-e", "REPLICATED_FROM=db-master", "psodstorage/store-db")
+	s.Docker("start", primary)
+	s.Docker(slices.Insert(run("second", "second-standby"), 1, "-d")...)
+	s.eventuallySQL(primary, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", "2")
+	want := []string{s.address(standby), s.address("second")}
+	seen := map[string]bool{}
+	testkit.Poll(t, settle, fmt.Sprintf("the page is read from %q in turn", want), func() (bool, string) {
+		_, body := s.get(page + "/")
+		for _, a := range want {
+			seen[a] = seen[a] || strings.Contains(body, "read from <span class=\"server\">standby "+a)
+		}
+		return seen[want[0]] && seen[want[1]], fmt.Sprint(seen)
+	})
+	s.Docker("rm", "-f", "greedy", "second")
+	s.Docker("volume", "rm", "second-standby")
+	s.pageShows("Written without a standby")
+}
+
+// stoppedPrimary stops the primary, so that its volume is free, and is its name.
+func (s store) stoppedPrimary() string {
+	s.t.Helper()
+	s.Docker("stop", primary)
+	return primary
 }
 
 func engineKilled(t *testing.T, s store) {

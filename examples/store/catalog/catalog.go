@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,8 +34,9 @@ type Catalog struct {
 	lookup   func(ctx context.Context, host string) ([]string, error)
 	turn     atomic.Uint64
 
-	mu       sync.Mutex // guards standbys
-	standbys map[string]*pgxpool.Pool
+	mu       sync.Mutex               // guards what follows
+	standbys map[string]*pgxpool.Pool // by address
+	known    map[string][]string      // host name → its addresses when last answered
 }
 
 // Open makes a catalog. It connects when it is first asked, and again whenever a
@@ -44,7 +46,7 @@ func Open(ctx context.Context, s Settings) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Catalog{settings: s, primary: primary, lookup: net.DefaultResolver.LookupHost, standbys: map[string]*pgxpool.Pool{}}, nil
+	return &Catalog{settings: s, primary: primary, lookup: net.DefaultResolver.LookupHost, standbys: map[string]*pgxpool.Pool{}, known: map[string][]string{}}, nil
 }
 
 func pool(ctx context.Context, s Settings, host string) (*pgxpool.Pool, error) {
@@ -221,12 +223,22 @@ func (c *Catalog) readers(ctx context.Context) ([]*pgxpool.Pool, error) {
 	var errs []error
 	for _, host := range c.settings.ReadHosts {
 		a, err := c.lookup(ctx, host)
+		c.mu.Lock()
 		if err != nil {
 			errs = append(errs, err)
-			continue
+			var dnsErr *net.DNSError
+			if !errors.As(err, &dnsErr) || !dnsErr.IsNotFound {
+				// Nobody answers for names, as when the engine is started anew; the
+				// servers are where they were.
+				a = c.known[host]
+			}
 		}
+		c.known[host] = a
+		c.mu.Unlock()
 		addrs = append(addrs, a...)
 	}
+	// Names are answered in changing order; turns need one that stays.
+	slices.Sort(addrs)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var pools []*pgxpool.Pool
