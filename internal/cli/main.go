@@ -50,11 +50,25 @@ func Main(args []string, v Version) int {
 	os.Args = args
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
-	err := run(ctx, args[1:], v)
+	err := ended(ctx, run(ctx, args[1:], v))
 	if msg := message(err); msg != "" {
 		fmt.Fprintln(os.Stderr, msg)
 	}
 	return exitCode(err)
+}
+
+// ended tells the error of a command that a signal cut short by that signal:
+// what it says itself depends on where it was, a closed body or a cancelled
+// request. A container's exit code stays.
+func ended(ctx context.Context, err error) error {
+	var (
+		sig    interrupted
+		status dockercli.StatusError
+	)
+	if err == nil || errors.As(err, &status) || !errors.As(context.Cause(ctx), &sig) {
+		return err
+	}
+	return sig
 }
 
 // withCompose turns the arguments of docker-compose into those of holdfast.

@@ -26,8 +26,9 @@ const gcRoot = "containerd.io/gc.root"
 // Rootfs keeps writable layers as active overlayfs snapshots named by their
 // container. It implements container.Rootfs.
 type Rootfs struct {
-	snaps snapshots.Snapshotter
-	dir   string // merged directories, by container
+	snaps   snapshots.Snapshotter
+	collect func(context.Context) error // removes what is no longer referred to
+	dir     string                      // merged directories, by container
 }
 
 var _ container.Rootfs = (*Rootfs)(nil)
@@ -134,8 +135,20 @@ func (r *Rootfs) Remove(ctx context.Context, id string) error {
 	if err := r.snaps.Remove(in(ctx), id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove writable layer of container %s: %w", id, err)
 	}
+	// Its files go with the next collection, soon after. Who removes a container
+	// to make room on a full disk has that room when the removal is done.
+	var fs unix.Statfs_t
+	if err := unix.Statfs(r.dir, &fs); err != nil || fs.Bavail*uint64(fs.Bsize) > littleRoom { //nolint:gosec // a block size is positive
+		return nil //nolint:nilerr // the collection comes all the same
+	}
+	if err := r.collect(ctx); err != nil {
+		return fmt.Errorf("free the writable layer of container %s: %w", id, err)
+	}
 	return nil
 }
+
+// littleRoom is the free space below which removals wait for it to grow.
+const littleRoom = 256 << 20
 
 // Usage implements container.Rootfs.
 func (r *Rootfs) Usage(ctx context.Context, id string) (rw, rootfs int64, err error) {

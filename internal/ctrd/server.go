@@ -177,7 +177,7 @@ func (s *Server) openStores(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("join engine parts: %w", err)
 	}
-	s.rootfs = &Rootfs{snaps: s.snaps, dir: s.cfg.RootfsDir}
+	s.rootfs = &Rootfs{snaps: s.snaps, collect: s.Collect, dir: s.cfg.RootfsDir}
 	return s.rootfs.sweepInit(ctx)
 }
 

@@ -22,9 +22,18 @@ type Result struct {
 	Code     int
 }
 
-// String shows everything, for failures.
+// String shows everything that a person would read, for failures.
 func (r Result) String() string {
-	return fmt.Sprintf("%s: exit %d\nstdout: %s\nstderr: %s", strings.Join(r.Args, " "), r.Code, r.Out, r.Err)
+	return fmt.Sprintf("%s: exit %d\nstdout: %s\nstderr: %s", strings.Join(r.Args, " "), r.Code, readable(r.Out), readable(r.Err))
+}
+
+// readable leaves out the middle of what nobody reads to its end.
+func readable(s string) string {
+	const most = 32 << 10
+	if len(s) <= most {
+		return s
+	}
+	return fmt.Sprintf("%s\n… %d bytes …\n%s", s[:most/2], len(s)-most, s[len(s)-most/2:])
 }
 
 // env is the environment of client programs: this daemon, and no configuration
@@ -66,7 +75,7 @@ func (d *Daemon) Run(stdin string, program string, args ...string) Result {
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		d.t.Fatalf("%s: no end within %v\nstdout: %s\nstderr: %s", strings.Join(r.Args, " "), commandLimit, r.Out, r.Err)
+		d.t.Fatalf("%s: no end within %v\nstdout: %s\nstderr: %s", strings.Join(r.Args, " "), commandLimit, readable(r.Out), readable(r.Err))
 	case err != nil && !errors.As(err, &exit):
 		d.t.Fatalf("run %s: %v", program, err)
 	}

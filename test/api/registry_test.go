@@ -181,7 +181,8 @@ func TestPullThroughOurClientShowsProgress(t *testing.T) {
 	d := daemon(t)
 	r := newRegistry(t, d, registryOptions{})
 	ref := r.addr + "/bar:v1"
-	d.Load(testkit.ImageSpec{Ref: ref, Layers: [][]byte{testkit.BusyboxLayer(t)}})
+	// A layer that no other image has: with all layers present nothing is shown.
+	d.Load(testkit.ImageSpec{Ref: ref, Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"only-here": {Body: "x"}}.Tar()}})
 	d.Holdfast("push", ref)
 	d.Holdfast("rmi", ref)
 	testkit.RequireProgram(t, "script")

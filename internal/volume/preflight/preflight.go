@@ -111,21 +111,49 @@ func try(ctx context.Context, dir string) (r Report, err error) {
 		return r, fmt.Errorf("make a folder to try things in: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	w, err := hold(work)
+	if err != nil {
+		return r, err
+	}
+	defer w.Close()
 	for _, p := range probes {
 		if ctx.Err() != nil {
 			r.Probes = append(r.Probes, Probe{Name: p.name, Result: Unknown, Detail: "no time left"})
 			continue
 		}
-		place := filepath.Join(work, p.name)
-		if err := os.Mkdir(place, 0o700); err != nil {
-			return r, fmt.Errorf("make a folder to try things in: %w", err)
-		}
-		r.Probes = append(r.Probes, outcome(p.name, p.try(place)))
+		err := inFolder(filepath.Join(held(w), p.name), p.try)
+		r.Probes = append(r.Probes, outcome(p.name, err))
 	}
 	if r.result(fsyncFile).Result == Pass && ctx.Err() == nil {
-		r.FsyncTime, err = fsyncTime(work)
+		r.FsyncTime, err = fsyncTime(held(w))
 	}
 	return r, err
+}
+
+// hold opens a folder, so that what is done below held means this folder even if
+// its name is given to another.
+func hold(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the folder to try things in: %w", err)
+	}
+	return f, nil
+}
+
+// The dot at the end makes the last name no link, which open refuses.
+func held(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d/.", f.Fd()) }
+
+// inFolder makes a folder and tries something in it.
+func inFolder(dir string, try func(string) error) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("make a folder: %w", plain(err))
+	}
+	f, err := hold(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return try(held(f))
 }
 
 // sweep removes what an earlier check left that was cut off.

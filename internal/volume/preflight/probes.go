@@ -86,11 +86,16 @@ func tryOwner(dir string) error {
 		return err
 	}
 	for _, p := range []string{file, dir} {
-		if err := os.Chown(p, someUID, someGID); err != nil {
+		f, err := open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := f.Chown(someUID, someGID); err != nil {
 			return fmt.Errorf("chown: %w", plain(err))
 		}
 		var st unix.Stat_t
-		if err := unix.Stat(p, &st); err != nil {
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 			return err
 		}
 		if st.Uid != someUID || st.Gid != someGID {
@@ -109,10 +114,15 @@ func tryMode(dir string) error {
 		path string
 		mode os.FileMode
 	}{{dir, 0o700}, {dir, 0o750}, {dir, 0o700}, {file, 0o600}, {file, 0o444}} {
-		if err := os.Chmod(c.path, c.mode); err != nil {
+		f, err := open(c.path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := f.Chmod(c.mode); err != nil {
 			return fmt.Errorf("chmod %#o: %w", c.mode, plain(err))
 		}
-		st, err := os.Stat(c.path)
+		st, err := f.Stat()
 		if err != nil {
 			return err
 		}
@@ -161,7 +171,7 @@ func tryRenameOpen(dir string) error {
 	if err := errors.Join(write(a, "old"), write(b, "new")); err != nil {
 		return err
 	}
-	f, err := os.Open(a)
+	f, err := open(a)
 	if err != nil {
 		return err
 	}
@@ -180,7 +190,7 @@ func tryRenameOpen(dir string) error {
 
 func tryUnlinkOpen(dir string) error {
 	a := filepath.Join(dir, "a")
-	f, err := os.OpenFile(a, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := create(a)
 	if err != nil {
 		return err
 	}
@@ -209,7 +219,7 @@ func tryUnlinkOpen(dir string) error {
 }
 
 func tryFsyncFile(dir string) error {
-	f, err := os.Create(filepath.Join(dir, "f"))
+	f, err := create(filepath.Join(dir, "f"))
 	if err != nil {
 		return err
 	}
@@ -230,7 +240,7 @@ func tryFsyncDir(dir string) error {
 	if err := write(filepath.Join(dir, "f"), "x"); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
+	d, err := open(dir)
 	if err != nil {
 		return err
 	}
@@ -244,10 +254,10 @@ func tryFsyncDir(dir string) error {
 // two opens a file twice.
 func two(dir string) (a, b *os.File, err error) {
 	path := filepath.Join(dir, "f")
-	if a, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+	if a, err = create(path); err != nil {
 		return nil, nil, err
 	}
-	if b, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+	if b, err = os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0); err != nil {
 		return nil, nil, errors.Join(err, a.Close())
 	}
 	return a, b, nil
@@ -351,7 +361,7 @@ func aligned() []byte {
 }
 
 func tryDirectIO(dir string) error {
-	fd, err := unix.Open(filepath.Join(dir, "f"), unix.O_CREAT|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Open(filepath.Join(dir, "f"), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("open with O_DIRECT: %w", err)
 	}
@@ -377,7 +387,7 @@ func tryTmpFile(dir string) error {
 }
 
 func trySparse(dir string) error {
-	f, err := os.Create(filepath.Join(dir, "f"))
+	f, err := create(filepath.Join(dir, "f"))
 	if err != nil {
 		return err
 	}
@@ -396,7 +406,7 @@ func trySparse(dir string) error {
 }
 
 func tryPreallocate(dir string) error {
-	f, err := os.Create(filepath.Join(dir, "f"))
+	f, err := create(filepath.Join(dir, "f"))
 	if err != nil {
 		return err
 	}
@@ -449,7 +459,7 @@ func trySocket(dir string) error {
 	}
 	defer unix.Close(fd)
 	// Paths of sockets are short: come from the folder.
-	d, err := os.Open(dir)
+	d, err := open(dir)
 	if err != nil {
 		return err
 	}
@@ -475,7 +485,7 @@ func tryAppend(dir string) error {
 	path := filepath.Join(dir, "f")
 	var files [2]*os.File
 	for i := range files {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return err
 		}
@@ -507,7 +517,7 @@ const fsyncRounds = 7
 // fsyncTime is the median time to make a block's rewrite durable, as a
 // database's log does.
 func fsyncTime(dir string) (time.Duration, error) {
-	f, err := os.Create(filepath.Join(dir, "fsync"))
+	f, err := create(filepath.Join(dir, "fsync"))
 	if err != nil {
 		return 0, err
 	}
@@ -529,7 +539,28 @@ func fsyncTime(dir string) (time.Duration, error) {
 	return times[len(times)/2], nil
 }
 
-func write(path, text string) error { return os.WriteFile(path, []byte(text), 0o600) } //nolint:forbidigo // the plain call is what is tried
+// The folder may be in a container's volume, where others can put a link in the
+// place of any name. So files are made anew, links are not followed, and owner and
+// mode are changed by descriptor.
+
+// create makes a file that was not there.
+func create(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+}
+
+// open opens a file or folder, but no link.
+func open(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+}
+
+func write(path, text string) error {
+	f, err := create(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
 
 // plain takes the path off an error: it is the check's own.
 func plain(err error) error {
