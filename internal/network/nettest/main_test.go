@@ -2,10 +2,13 @@ package nettest
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"syscall"
 	"testing"
+
+	"github.com/vishvananda/netlink"
 )
 
 // TestMain runs the tests in network and mount namespaces of their own, so
@@ -17,6 +20,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv("HF_NETTEST_INSIDE") == "1" {
 		if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			fmt.Fprintln(os.Stderr, "keep mounts to ourselves:", err)
+			os.Exit(1)
+		}
+		if err := askForIPv6(); err != nil {
+			fmt.Fprintln(os.Stderr, "prepare the namespace:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
@@ -32,4 +39,22 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "tests in a namespace of their own:", err)
 		os.Exit(1)
 	}
+}
+
+// askForIPv6 has package net find out, once and for the whole process, what the
+// kernel can do: it tries loopback, and tests whose first listener is in a
+// namespace without IPv6 would have all later ones on IPv4 only.
+func askForIPv6() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
