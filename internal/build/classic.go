@@ -13,9 +13,7 @@ type Step struct {
 	ID      string
 	Name    string // as BuildKit words it: "[stage 2/5] RUN make"
 	Started bool
-	Done    bool
 	Cached  bool
-	Error   string
 }
 
 // Classic words a build's progress as Docker's classic builder did, for people

@@ -11,7 +11,7 @@ func TestClassicTellsStepsOnceWithTheirOutput(t *testing.T) {
 	c.Step(Step{ID: "i", Name: "[internal] load build definition", Started: true})
 	c.Step(Step{ID: "a", Name: "[build 1/2] FROM busybox"})
 	c.Step(Step{ID: "a", Name: "[build 1/2] FROM busybox", Started: true})
-	c.Step(Step{ID: "a", Name: "[build 1/2] FROM busybox", Started: true, Done: true, Cached: true})
+	c.Step(Step{ID: "a", Name: "[build 1/2] FROM busybox", Started: true, Cached: true})
 	c.Step(Step{ID: "b", Name: "[build 2/2] RUN make", Started: true})
 	c.Step(Step{ID: "m", Name: "[2/2] RUN test", Started: true})
 	c.Output("b", []byte("no newline"))

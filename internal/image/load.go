@@ -21,7 +21,7 @@ func (s *Service) Load(ctx context.Context, r io.Reader, wanted []ocispec.Platfo
 	progress := &stream{w: out}
 	var p Progress = progress
 	if quiet {
-		p = silent{}
+		p = Silent{}
 	}
 	loaded, err := s.d.Archives.Load(held, r, wanted, p)
 	if err != nil {

@@ -54,12 +54,17 @@ func (s *stream) Aux(v any) {
 	s.send(jsonstream.Message{Aux: &raw})
 }
 
-// silent hides progress.
-type silent struct{}
+// Silent is a Progress that tells nobody.
+type Silent struct{}
 
-func (silent) Message(string, string)              {}
-func (silent) Update(string, string, int64, int64) {}
-func (silent) Aux(any)                             {}
+// Message implements Progress.
+func (Silent) Message(string, string) {}
+
+// Update implements Progress.
+func (Silent) Update(string, string, int64, int64) {}
+
+// Aux implements Progress.
+func (Silent) Aux(any) {}
 
 // WriteError ends a message stream with an error, in the form clients know.
 func WriteError(w io.Writer, err error) {

@@ -210,7 +210,7 @@ func explain(err error) error {
 func tell(progress *build.Classic, s *bkclient.SolveStatus) {
 	for _, v := range s.Vertexes {
 		progress.Step(build.Step{
-			ID: v.Digest.String(), Name: v.Name, Started: v.Started != nil, Done: v.Completed != nil, Cached: v.Cached, Error: v.Error,
+			ID: v.Digest.String(), Name: v.Name, Started: v.Started != nil, Cached: v.Cached,
 		})
 	}
 	for _, l := range s.Logs {

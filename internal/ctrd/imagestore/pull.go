@@ -83,7 +83,7 @@ func (pl *puller) pull(ctx context.Context, ref string, target ocispec.Descripto
 		all = all && had
 	}
 	if all { // nothing to show of what changes nothing
-		pl.p = silent{}
+		pl.p = image.Silent{}
 	}
 	for _, l := range m.Layers {
 		pl.p.Update(short(l.Digest), "Pulling fs layer", 0, 0)
@@ -110,13 +110,6 @@ func (pl *puller) pull(ctx context.Context, ref string, target ocispec.Descripto
 	}
 	return nil
 }
-
-// silent takes progress that nobody wants.
-type silent struct{}
-
-func (silent) Message(string, string)              {}
-func (silent) Update(string, string, int64, int64) {}
-func (silent) Aux(any)                             {}
 
 func short(d digest.Digest) string {
 	if e := d.Encoded(); len(e) > 12 {
