@@ -264,7 +264,7 @@ func (s *Service) startExec(ctx context.Context, e *execState) (stdio.Streams, e
 			OpenStdin: e.req.AttachStdin, Terminal: e.req.Tty,
 		})
 		if err != nil {
-			code, err = explainStart(&runtimeError{err})
+			code, err = e.explain(err)
 		}
 	}
 	if err != nil {
@@ -280,6 +280,19 @@ func (s *Service) startExec(ctx context.Context, e *execState) (stdio.Streams, e
 	close(e.started)
 	s.spawn(func() { s.watchExec(e, r.ID) }) //nolint:contextcheck // the process outlives the request
 	return streams, nil
+}
+
+// explain says why the runtime did not start the process. A container that ended
+// or was paused since it was looked at is answered as one that had before.
+func (e *execState) explain(err error) (code int, explained error) {
+	if !errdefs.IsFailedPrecondition(err) && !errdefs.IsNotFound(err) {
+		return explainStart(&runtimeError{err})
+	}
+	r := e.c.record()
+	if unfit := fitForExec(&r, r.ID); unfit != nil {
+		return exitCannotRun, unfit
+	}
+	return exitCannotRun, errNotRunning(r.ID)
 }
 
 func (e *execState) end(code int, at time.Time) {

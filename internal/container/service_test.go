@@ -445,3 +445,17 @@ func TestVerbsWaitForAStartUnderWay(t *testing.T) {
 		m.exit(id, 0)
 	})
 }
+
+// A container may end between the look at it and the exec.
+func TestExecInAContainerThatJustEnded(t *testing.T) {
+	world(t, func(_ *machine, d *daemon) {
+		id := d.create("brief", nil)
+		d.must(d.Start(d.t.Context(), "brief"))
+		exec, err := d.ExecCreate(d.t.Context(), "brief", container.ExecCreateRequest{Cmd: []string{"true"}})
+		d.must(err)
+		err = d.ExecStart(d.t.Context(), exec, ExecStartOptions{Detach: true})
+		if !errdefs.IsConflict(err) || err.Error() != "container "+id+" is not running" {
+			t.Errorf("exec in an ended container: %v", err)
+		}
+	})
+}

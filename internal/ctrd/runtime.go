@@ -268,7 +268,7 @@ func (r *Runtime) Exec(ctx context.Context, c container.ExecConfig) (_ int, _ co
 		Stdin: p.io.Stdin, Stdout: p.io.Stdout, Stderr: p.io.Stderr, Terminal: p.io.Terminal,
 	})
 	if err != nil {
-		return 0, container.Streams{}, fromShim(err)
+		return 0, container.Streams{}, fromExec(err)
 	}
 	undo = append(undo, func() error { return r.deleteExec(context.WithoutCancel(ctx), t, c.ID) })
 	resp, err := t.shim.api.Start(in(ctx), &taskapi.StartRequest{ID: c.Container, ExecID: c.ID})
@@ -276,7 +276,7 @@ func (r *Runtime) Exec(ctx context.Context, c container.ExecConfig) (_ int, _ co
 		err = p.openStdin(ctx)
 	}
 	if err != nil {
-		return 0, container.Streams{}, fromShim(err)
+		return 0, container.Streams{}, fromExec(err)
 	}
 	pid := int(resp.GetPid())
 	if proc, fresh := t.add(c.ID, pid); fresh {

@@ -123,6 +123,19 @@ func TestExecRunsBesideTheMainProcess(t *testing.T) {
 	}
 }
 
+func TestExecInAnEndedProcessIsRefusedAsSuch(t *testing.T) {
+	m := newMachine(t)
+	id, _ := m.launch("exit 0")
+	m.wait(id, "")
+	_, _, err := m.rt().Exec(t.Context(), container.ExecConfig{
+		Container: id, ID: "e1", Process: &specs.Process{Args: sh("true"), Cwd: "/"},
+	})
+	if !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("exec: %v", err)
+	}
+	m.delete(id)
+}
+
 // The shim opens its end of an input in the background: a client that is quick,
 // on a machine that is busy, must not lose what it wrote.
 func TestInputThatEndsAtOnceArrives(t *testing.T) {

@@ -303,3 +303,14 @@ func fromShim(err error) error {
 	}
 	return err
 }
+
+// fromExec gives the errors of an exec a kind as well: shim and runc refuse one
+// in a container that has stopped or been paused with words only ("cannot exec
+// in a stopped state", "cannot exec in a paused container").
+func fromExec(err error) error {
+	err = fromShim(err)
+	if err != nil && strings.Contains(err.Error(), "cannot exec in a") {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	return err
+}
