@@ -120,6 +120,10 @@ type Firewall interface {
 	Present(ctx context.Context) (bool, error)
 	// Intact reports whether the tables still hold r, counted, not compared rule by rule.
 	Intact(ctx context.Context, r Rules) (bool, error)
+	// Watch tells by the channel that somebody else may have changed our tables;
+	// one message may stand for many changes. The channel is closed when ctx
+	// ends, or when there is no more news to be had.
+	Watch(ctx context.Context) (<-chan struct{}, error)
 	// Strangers names base chains of others that drop forwarded packets by policy.
 	Strangers(ctx context.Context) ([]string, error)
 	// RedirectDNS sends DNS queries to 127.0.0.11 inside the namespace to the ports.

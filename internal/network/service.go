@@ -70,9 +70,10 @@ type Service struct {
 
 	create sync.Mutex // serialises making and removing networks; taken before fw and mu
 
-	fw    sync.Mutex                  // serialises the Firewall; guards ports, swept; taken before mu
-	ports map[netip.AddrPort]portPair // wanted port rules by host side
-	swept bool                        // the start-up is over: the tables must hold our rules and no others
+	fw        sync.Mutex                  // serialises the Firewall; guards ports, swept, strangers; taken before mu
+	ports     map[netip.AddrPort]portPair // wanted port rules by host side
+	swept     bool                        // the start-up is over: the tables must hold our rules and no others
+	strangers []string                    // chains of others that were warned of
 
 	ephemeral portCursor
 }
@@ -168,34 +169,56 @@ func (s *Service) Start(ctx context.Context) error {
 	return s.warnOfStrangers(ctx)
 }
 
+// warnOfStrangers tells once of each chain of others that drops what we let pass.
 func (s *Service) warnOfStrangers(ctx context.Context) error {
 	names, err := s.d.Firewall.Strangers(ctx)
 	if err != nil {
 		return fmt.Errorf("look at other firewall tables: %w", err)
 	}
 	for _, n := range names {
-		s.d.Log.Error("another firewall drops forwarded packets by default: containers will not reach the outside, nor be reached, until it lets them", logkey.Name, n)
+		if !slices.Contains(s.strangers, n) {
+			s.d.Log.Error("another firewall drops forwarded packets by default: containers will not reach the outside, nor be reached, until it lets them", logkey.Name, n)
+		}
 	}
+	s.strangers = names
 	return nil
 }
 
-// watchEvery is how often Run looks whether our rules are still there.
-const watchEvery = 5 * time.Second
+const (
+	// settleTime is left to whoever changes our tables to be done with it, and
+	// keeps us from a race with a program that doesn't want them at all.
+	settleTime = 100 * time.Millisecond
+	// lookAgain is how often we look where nobody tells us, or mending failed.
+	lookAgain = 5 * time.Second
+)
 
 // Run mends our firewall tables when somebody flushed them, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	t := s.d.Clock.NewTimer(watchEvery)
+	changed, err := s.d.Firewall.Watch(ctx)
+	if err != nil {
+		s.d.Log.Warn("firewall is looked at from time to time only", logkey.Err, err)
+	}
+	t := s.d.Clock.NewTimer(settleTime) // for what happened before the watch began
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case _, ok := <-changed:
+			if !ok {
+				changed = nil
+			}
+			t.Reset(settleTime)
+			continue
 		case <-t.C():
 		}
-		if err := s.mend(ctx); err != nil && ctx.Err() == nil {
+		err := s.mend(ctx)
+		if err != nil && ctx.Err() == nil {
 			s.d.Log.Warn("mend firewall", logkey.Err, err)
 		}
-		t.Reset(watchEvery)
+		if err != nil || changed == nil {
+			t.Reset(lookAgain)
+		}
 	}
 }
 
@@ -214,7 +237,8 @@ func (s *Service) mend(ctx context.Context) error {
 		return err
 	}
 	s.d.Log.Info("firewall rules restored", logkey.Why, "they were changed by somebody else")
-	return nil
+	// Whoever flushed all rules has often new ones of its own.
+	return s.warnOfStrangers(ctx)
 }
 
 // Close ends resolvers and forwarders. Kernel state stays, so that containers

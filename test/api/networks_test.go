@@ -388,3 +388,27 @@ func TestForeignRulesAreUntouched(t *testing.T) {
 	d.Docker("rm", "-f", "pub")
 	equal(t, "table", d.Exec("nft", "list", "table", "inet", "mine"), before)
 }
+
+// A firewall that reloads flushes everybody's rules.
+func TestFlushedRulesComeBack(t *testing.T) {
+	notOnTwin(t, "docker's rules stay away until it is restarted")
+	d := daemon(t)
+	d.Exec("ip", "link", "add", "out1", "type", "bridge")
+	d.Exec("ip", "addr", "add", "10.201.0.1/24", "dev", "out1")
+	d.Exec("ip", "link", "set", "out1", "up")
+	t.Cleanup(func() { d.Exec("ip", "link", "del", "out1") })
+	d.Docker("network", "create", "flushed")
+	web(d, "kept", "--network", "flushed", "-p", "8089:80")
+	probe(d, "asker")
+	get(d, "asker", "http://10.201.0.1:8089/", "kept")
+	addr := format(d, "kept", "{{.NetworkSettings.Networks.flushed.IPAddress}}")
+	table := strings.TrimSpace(strings.TrimPrefix(d.Exec("nft", "list", "tables", "inet"), "table "))
+	for _, deed := range []string{"flush ruleset", "delete table " + table} {
+		d.Exec("nft", deed)
+		get(d, "asker", "http://10.201.0.1:8089/", "kept")
+		d.Eventually(settle, "networks are apart after "+deed, func() (bool, string) {
+			r := d.DockerResult("exec", "asker", "nettool", "get", "http://"+addr+"/")
+			return r.Code != 0, r.String()
+		})
+	}
+}

@@ -98,6 +98,24 @@ type hastyTimer struct{ clock.Timer }
 
 func (t hastyTimer) Reset(d time.Duration) bool { return t.Timer.Reset(d / 20) }
 
+// patientClock has no long timers: what must happen happens because of news.
+type patientClock struct{ clock.System }
+
+func (c patientClock) NewTimer(d time.Duration) clock.Timer {
+	t := patientTimer{c.System.NewTimer(time.Hour)}
+	t.Reset(d)
+	return t
+}
+
+type patientTimer struct{ clock.Timer }
+
+func (t patientTimer) Reset(d time.Duration) bool {
+	if d >= time.Second {
+		d = time.Hour
+	}
+	return t.Timer.Reset(d)
+}
+
 // world is one daemon's worth of network state, with the daemon itself
 // replaceable.
 type world struct {
@@ -107,6 +125,7 @@ type world struct {
 	events  *memEvents
 	set     network.Settings
 	spare   int
+	clock   clock.Clock
 
 	svc *network.Service
 	fw  *nft.Firewall
@@ -118,7 +137,7 @@ func newWorld(t testing.TB, edit ...func(*network.Settings)) *world {
 	needRoot(t)
 	dir := t.TempDir()
 	w := &world{
-		t: t, dir: dir, spare: 2, records: &memRecords{m: map[string]*network.Record{}}, events: &memEvents{},
+		t: t, dir: dir, spare: 2, clock: hastyClock{}, records: &memRecords{m: map[string]*network.Record{}}, events: &memEvents{},
 		set: network.Settings{
 			Instance: "t" + newID()[:6], BridgeName: "hft0", ICC: true, IPMasq: true, IPForward: true, UserlandProxy: true,
 			ResolvConf: filepath.Join(dir, "resolv.conf"), HostsFile: filepath.Join(dir, "etc-hosts"),
@@ -155,7 +174,7 @@ func (w *world) start() {
 	w.fw, err = nft.New(w.set.Instance)
 	must(w.t, err)
 	w.svc, err = network.New(network.Deps{
-		Clock: hastyClock{}, Log: log, Random: rand.Reader, Records: w.records, Events: w.events,
+		Clock: w.clock, Log: log, Random: rand.Reader, Records: w.records, Events: w.events,
 		Link: lk, Firewall: w.fw, Resolver: dns.New(log), Forwarder: forward.New(forward.Config{Log: log, Off: !w.set.UserlandProxy}),
 		Settings: w.set,
 	})

@@ -1,7 +1,6 @@
 package nettest
 
 import (
-	"context"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -9,10 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/nftables"
 	"github.com/miekg/dns"
 	mobynet "github.com/moby/moby/api/types/network"
 	"github.com/vishvananda/netlink"
@@ -184,57 +181,6 @@ func TestRestore(t *testing.T) {
 	if err := w.svc.Restore(t.Context(), missing, web.info); !errdefs.IsNotFound(err) {
 		t.Errorf("restore without a namespace: %v", err)
 	}
-}
-
-// Somebody flushes all rules of the machine.
-func TestFlushedRulesAreMended(t *testing.T) {
-	w := newWorld(t)
-	must(t, w.svc.Sweep(t.Context(), nil))
-	r := w.request("web", "bridge")
-	r.Ports = publish("8080:80/tcp")
-	web := w.join(r)
-	listen(t, web.info.NetNS, ":80", "web")
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- w.svc.Run(ctx) }()
-	defer func() {
-		stop()
-		must(t, <-done)
-	}()
-	c, err := nftables.New()
-	must(t, err)
-	other := c.AddTable(&nftables.Table{Name: "somebody-else", Family: nftables.TableFamilyIPv4})
-	must(t, c.Flush())
-	c.FlushRuleset()
-	c.AddTable(other)
-	must(t, c.Flush())
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		if ok, err := w.fw.Present(ctx); err != nil || ok {
-			must(t, err)
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the rules were not restored")
-		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-	reaches(t, "", "127.0.0.1:8080", "web")
-	// Edits go on working where nobody noticed the flush yet, too.
-	c.FlushRuleset()
-	c.AddTable(other)
-	must(t, c.Flush())
-	must(t, w.svc.Leave(t.Context(), web.id))
-	tables, err := c.ListTables()
-	must(t, err)
-	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == "somebody-else" }) {
-		t.Error("another's table is gone")
-	}
-	c.DelTable(other)
-	must(t, c.Flush())
 }
 
 // Two daemons in one host namespace leave each other alone.

@@ -24,6 +24,7 @@ import (
 // Firewall is the table of one instance in the namespace New was called in.
 type Firewall struct {
 	name string
+	port uint32 // of conn: what the kernel signs its news of our own changes with
 
 	mu   sync.Mutex // guards conn and intact; held across netlink calls
 	conn *nftables.Conn
@@ -36,7 +37,11 @@ var _ network.Firewall = (*Firewall)(nil)
 
 // New opens the netlink socket. Close gives it back.
 func New(instance string) (*Firewall, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	var port uint32
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) (err error) {
+		port, err = portOf(c)
+		return err
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
@@ -44,7 +49,7 @@ func New(instance string) (*Firewall, error) {
 	if instance != "" {
 		name += "-" + instance
 	}
-	return &Firewall{name: name, conn: conn}, nil
+	return &Firewall{name: name, port: port, conn: conn}, nil
 }
 
 // Close gives the socket back; the rules stay.
