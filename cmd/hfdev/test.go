@@ -33,6 +33,7 @@ func classes() []class {
 		{name: "unit", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/cli/...", "./cmd/holdfast/...", "./internal/testkit/...", "./examples/...", "./build/..."}},
 		{name: "api", args: []string{"-timeout=20m"}, pkgs: []string{"./test/api/..."}},
 		{name: "api", args: []string{"-timeout=10m"}, pkgs: []string{"./test/compat/..."}},
+		{name: "api", args: []string{"-timeout=15m"}, pkgs: []string{"./test/course/..."}},
 		{name: "e2e", args: []string{"-timeout=15m"}, pkgs: []string{"./test/e2e/..."}},
 		{name: "chaos", args: []string{"-timeout=24h", "-run=Chaos"}, pkgs: []string{"./test/api/..."}},
 	}
