@@ -560,6 +560,7 @@ func (p networksPort) Connect(_ context.Context, _, name string, _ *network.Endp
 }
 func (p networksPort) Disconnect(context.Context, string, string) error { return nil }
 func (p networksPort) Rename(context.Context, string, string) error     { return nil }
+func (p networksPort) Relink(context.Context, string, []string) error   { return nil }
 func (p networksPort) Stats(context.Context, string) (map[string]container.NetworkStats, error) {
 	return nil, nil
 }

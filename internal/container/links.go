@@ -157,7 +157,32 @@ func (s *Service) removeLink(ctx context.Context, name string) error {
 	}
 	s.unnameLinks(r.Name)
 	s.nameLinks(r.Name, c.record().Links)
+	if err := s.closeLink(ctx, c); err != nil {
+		return err
+	}
 	return s.rewriteLink(&r, r.Links[at], nil)
+}
+
+// closeLink takes from a container that runs the way to ports that a removed
+// link kept open.
+func (s *Service) closeLink(ctx context.Context, c *Container) error {
+	r := c.record()
+	if !r.Phase.alive() || r.Sandbox == nil {
+		return nil
+	}
+	err := s.d.Networks.Relink(ctx, r.ID, linkTargets(&r))
+	if errdefs.IsNotFound(err) { // it shares another's network
+		return nil
+	}
+	return err
+}
+
+func linkTargets(r *Record) []string {
+	var out []string
+	for _, l := range r.Links {
+		out = append(out, l.Target)
+	}
+	return out
 }
 
 // linked gives what a container that starts, or a further process of it, knows

@@ -240,6 +240,7 @@ type SandboxRequest struct {
 	ExtraHosts []string          // "name:ip", "name:host-gateway" or "name=ip"
 	Sysctls    map[string]string // net.* ones, set inside the namespace
 	Dir        string            // where to write hosts, resolv.conf (exists)
+	Links      []string          // IDs of the containers linked to on the default network
 }
 
 // SandboxInfo is a joined network.
@@ -274,6 +275,8 @@ type Networks interface {
 	Disconnect(ctx context.Context, container, network string) error
 	// Rename changes the container's DNS name.
 	Rename(ctx context.Context, container, name string) error
+	// Relink gives a joined container other links, by the IDs of those linked to.
+	Relink(ctx context.Context, container string, links []string) error
 	// Stats returns interface counters by name inside the sandbox.
 	Stats(ctx context.Context, container string) (map[string]container.NetworkStats, error)
 }

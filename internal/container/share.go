@@ -25,7 +25,7 @@ func (s *Service) sandboxRequest(r *Record) SandboxRequest {
 		Container: r.ID, Name: r.Name, Hostname: r.Config.Hostname, Domainname: r.Config.Domainname,
 		Ports: h.PortBindings, Exposed: r.Config.ExposedPorts, PublishAll: h.PublishAllPorts,
 		DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions, ExtraHosts: h.ExtraHosts,
-		Dir: s.dir(r.ID),
+		Dir: s.dir(r.ID), Links: linkTargets(r),
 	}
 	if r.Config.NetworkDisabled || h.NetworkMode.IsNone() || h.NetworkMode.IsHost() {
 		return req

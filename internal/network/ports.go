@@ -59,6 +59,9 @@ type Link interface {
 	// Occupied lists the subnets that the host has addresses in or routes to,
 	// but for those of the named links.
 	Occupied(ctx context.Context, except ...string) ([]netip.Prefix, error)
+	// Filters tells whether packets from one end to another of the same bridge
+	// pass the firewall.
+	Filters() bool
 	// Forwarding lets the host route packets of the family.
 	Forwarding(ctx context.Context, ipv6 bool) error
 
@@ -101,10 +104,19 @@ type PortRule struct {
 	Target netip.AddrPort
 }
 
+// LinkRule lets one container reach a port of another on a network that keeps
+// containers apart.
+type LinkRule struct {
+	Proto string // "tcp", "udp"
+	From  netip.Addr
+	To    netip.AddrPort
+}
+
 // Rules is all that our tables hold.
 type Rules struct {
 	Networks []NetworkRules
 	Ports    []PortRule
+	Links    []LinkRule
 }
 
 // Firewall holds our rules in tables of our own; it never touches another.
@@ -116,6 +128,9 @@ type Firewall interface {
 	// what is there and removing what isn't are no errors.
 	AddPorts(ctx context.Context, p []PortRule) error
 	RemovePorts(ctx context.Context, p []PortRule) error
+	// AddLinks and RemoveLinks do the same with links.
+	AddLinks(ctx context.Context, l []LinkRule) error
+	RemoveLinks(ctx context.Context, l []LinkRule) error
 	// Present reports whether our tables are there at all.
 	Present(ctx context.Context) (bool, error)
 	// Intact reports whether the tables still hold r, counted, not compared rule by rule.

@@ -68,6 +68,9 @@ func (s *Service) adopt(sb *sandbox, info SandboxInfo) error {
 			return fault.Wrap(errdefs.ErrFailedPrecondition, err, "restore endpoint of container %s in network %s", sb.req.Container, name)
 		}
 	}
+	if len(sb.req.Links) > 0 {
+		s.linked.Store(true)
+	}
 	sortEndpoints(sb.eps)
 	s.sandboxes[sb.req.Container] = sb
 	return nil

@@ -35,6 +35,9 @@ type SandboxRequest struct {
 	ExtraHosts []string
 	Sysctls    map[string]string
 	Dir        string
+	// Links are IDs of containers whose ports stay open to this one on the default
+	// network where it keeps containers apart. Guarded by Service.mu once joined.
+	Links []string
 }
 
 // SandboxInfo is a joined network, convertible as SandboxRequest is.
@@ -94,6 +97,13 @@ func (s *Service) reserve(r SandboxRequest) (*sandbox, error) {
 		}
 		sb.eps = append(sb.eps, e)
 	}
+	if err := s.checkLinks(sb); err != nil {
+		s.unplan(sb.eps)
+		return nil, err
+	}
+	if len(r.Links) > 0 {
+		s.linked.Store(true)
+	}
 	sortEndpoints(sb.eps)
 	s.sandboxes[r.Container] = sb
 	return sb, nil
@@ -118,6 +128,9 @@ func (s *Service) build(ctx context.Context, sb *sandbox) error {
 		return err
 	}
 	if err := s.publishPorts(ctx, sb); err != nil {
+		return err
+	}
+	if err := s.relink(ctx); err != nil {
 		return err
 	}
 	return s.writeFiles(sb)
@@ -165,13 +178,13 @@ func (s *Service) teardown(ctx context.Context, sb *sandbox) error {
 	}
 	sb.gone = true
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.unplan(sb.eps)
 	sb.eps = nil
 	if s.sandboxes[sb.req.Container] == sb {
 		delete(s.sandboxes, sb.req.Container)
 	}
-	return errors.Join(errs...)
+	s.mu.Unlock()
+	return errors.Join(append(errs, s.relink(ctx))...)
 }
 
 // lookup returns the sandbox with its op lock taken.
@@ -234,6 +247,9 @@ func (s *Service) plug(ctx context.Context, sb *sandbox, e *endpoint) error {
 	if err := publish(ctx, sb); err != nil {
 		return err
 	}
+	if err := s.relink(ctx); err != nil {
+		return err
+	}
 	return s.updateFiles(sb, e, true)
 }
 
@@ -255,7 +271,7 @@ func (s *Service) unplug(ctx context.Context, sb *sandbox, e *endpoint) error {
 	s.mu.Lock()
 	s.unplan([]*endpoint{e})
 	s.mu.Unlock()
-	return errors.Join(append(errs, s.route(ctx, sb), s.retarget(ctx, sb), s.updateFiles(sb, e, false))...)
+	return errors.Join(append(errs, s.route(ctx, sb), s.retarget(ctx, sb), s.relink(ctx), s.updateFiles(sb, e, false))...)
 }
 
 // Disconnect takes a container out of a network while it runs.

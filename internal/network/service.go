@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -70,10 +71,12 @@ type Service struct {
 
 	create sync.Mutex // serialises making and removing networks; taken before fw and mu
 
-	fw        sync.Mutex                  // serialises the Firewall; guards ports, swept, strangers; taken before mu
+	fw        sync.Mutex                  // serialises the Firewall; guards ports, swept, strangers, opened; taken before mu
 	ports     map[netip.AddrPort]portPair // wanted port rules by host side
 	swept     bool                        // the start-up is over: the tables must hold our rules and no others
 	strangers []string                    // chains of others that were warned of
+	opened    []LinkRule                  // what the firewall has of the links
+	linked    atomic.Bool                 // a container has had links since the start
 
 	ephemeral portCursor
 }
@@ -255,6 +258,10 @@ func (s *Service) rulesLocked() Rules {
 			r.Networks = append(r.Networks, networkRules(n.rec))
 		}
 	}
+	s.mu.Lock()
+	s.opened = s.openTo()
+	s.mu.Unlock()
+	r.Links = s.opened
 	for host, p := range s.ports {
 		r.Ports = append(r.Ports, p.rules(host)...)
 	}

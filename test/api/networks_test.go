@@ -412,3 +412,47 @@ func TestFlushedRulesComeBack(t *testing.T) {
 		})
 	}
 }
+
+// Containers are kept apart on the default network, but for what they link to,
+// and ports are published without a process in between.
+func TestICCOffLinksAndNoProxy(t *testing.T) {
+	d := own(t, testkit.Options{Config: map[string]any{"icc": false, "userland-proxy": false}})
+	web(d, "db", "--expose", "80", "-p", "8090:80")
+	probe(d, "stranger")
+	probe(d, "app", "--link", "db:store")
+	addr := format(d, "db", "{{.NetworkSettings.Networks.bridge.IPAddress}}")
+	closed := func(from, url string) {
+		t.Helper()
+		if r := d.DockerResult("exec", from, "nettool", "get", url); r.Code == 0 {
+			t.Errorf("%s reaches %s: %s", from, url, r)
+		}
+	}
+	get(d, "app", "http://store/", "db")
+	closed("stranger", "http://"+addr+"/")
+	if engine != testkit.Dockerd { // which with icc off keeps neighbours from published ports too
+		gw := format(d, "db", "{{.NetworkSettings.Networks.bridge.Gateway}}")
+		get(d, "stranger", "http://"+gw+":8090/", "db")
+	}
+	d.Eventually(settle, "the port answers on the host", func() (bool, string) {
+		resp, err := d.HTTP().Get("http://127.0.0.1:8090/")
+		if err != nil {
+			return false, err.Error()
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode == http.StatusOK, resp.Status
+	})
+	if resp, err := d.HTTP().Get("http://[::1]:8090/"); err == nil {
+		resp.Body.Close()
+		t.Error("something carries what rules cannot")
+	}
+	// The link follows a restart, and its end.
+	d.Docker("restart", "-t", "0", "db")
+	get(d, "app", "http://store/", "db")
+	closed("stranger", "http://"+format(d, "db", "{{.NetworkSettings.Networks.bridge.IPAddress}}")+"/")
+	if engine != testkit.Dockerd { // which forgets its rules with its live-restore off
+		d.KillAndStart()
+		get(d, "app", "http://store/", "db")
+	}
+	d.Docker("rm", "--link", "/app/store")
+	closed("app", "http://"+format(d, "db", "{{.NetworkSettings.Networks.bridge.IPAddress}}")+"/")
+}

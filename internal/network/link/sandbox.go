@@ -284,7 +284,7 @@ func (l *Link) Attach(ctx context.Context, i network.Interface) (string, error) 
 	if err := l.h.LinkSetHairpin(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: i.Host}}, true); err != nil {
 		return "", fmt.Errorf("let %s send back to where packets came from: %w", i.Host, err)
 	}
-	if i.Isolate && !bridgeFilters() {
+	if i.Isolate && !l.Filters() {
 		if err := l.h.LinkSetIsolated(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: i.Host}}, true); err != nil {
 			return "", fmt.Errorf("isolate %s: %w", i.Host, err)
 		}
@@ -317,8 +317,8 @@ func awaitUp(ctx context.Context, h *netlink.Handle, name string) error {
 	}
 }
 
-// bridgeFilters tells whether bridged packets pass the firewall.
-func bridgeFilters() bool {
+// Filters implements network.Link.
+func (*Link) Filters() bool {
 	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
 	return err == nil && strings.TrimSpace(string(b)) == "1"
 }

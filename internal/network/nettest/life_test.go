@@ -220,6 +220,12 @@ func TestRulesGolden(t *testing.T) {
 		r.Internal = true
 		r.Options = map[string]string{"com.docker.network.bridge.name": "hfinner"}
 	})
+	six := true
+	w.create("quiet", func(r *mobynet.CreateRequest) {
+		r.EnableIPv6 = &six
+		r.IPAM = &mobynet.IPAM{Config: []mobynet.IPAMConfig{{Subnet: netip.MustParsePrefix("10.99.0.0/24")}, {Subnet: netip.MustParsePrefix("fd00:99::/64")}}}
+		r.Options = map[string]string{"com.docker.network.bridge.name": "hfquiet", "com.docker.network.bridge.enable_icc": "false"}
+	})
 	r := w.request("a", "bridge")
 	r.Ports = publish("8080:80/tcp", "53:53/udp")
 	w.join(r)

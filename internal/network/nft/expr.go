@@ -20,8 +20,11 @@ const (
 	reg0 = unix.NFT_REG32_00
 	reg1 = unix.NFT_REG32_01
 	reg2 = unix.NFT_REG32_02
+	reg3 = unix.NFT_REG32_00 + 3
 	reg4 = unix.NFT_REG32_00 + 4
 	reg5 = unix.NFT_REG32_00 + 5
+	reg8 = unix.NFT_REG32_00 + 8
+	reg9 = unix.NFT_REG32_00 + 9
 )
 
 func accept() []expr.Any     { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
@@ -151,6 +154,13 @@ func portMaps(t *nftables.Table) []portMap {
 	}
 }
 
+func protoNumber(name string) byte {
+	if name == "udp" {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
+}
+
 func word(b ...byte) []byte { return append(b, make([]byte, 4-len(b))...) }
 
 // elements are those of the ports that belong into this map.
@@ -165,11 +175,7 @@ func (m portMap) elements(ports []network.PortRule) []nftables.SetElement {
 		if !m.anyAddr {
 			key = append(key, host.AsSlice()...)
 		}
-		proto := byte(unix.IPPROTO_TCP)
-		if p.Proto == "udp" {
-			proto = unix.IPPROTO_UDP
-		}
-		key = append(key, word(proto)...)
+		key = append(key, word(protoNumber(p.Proto))...)
 		key = append(key, word(be16(p.Host.Port())...)...)
 		val := append(p.Target.Addr().AsSlice(), word(be16(p.Target.Port())...)...)
 		out = append(out, nftables.SetElement{Key: key, Val: val})

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -37,6 +38,10 @@ func lay(t *nftables.Table, r network.Rules) layout {
 	for _, m := range portMaps(t) {
 		l.sets = append(l.sets, filledSet{m.set, m.elements(r.Ports)})
 	}
+	links := linkSets(t)
+	for _, s := range links {
+		l.sets = append(l.sets, filledSet{s.set, s.elements(r.Links)})
+	}
 	for i := range l.sets {
 		l.sets[i].set.ID = setID(i)
 	}
@@ -50,7 +55,7 @@ func lay(t *nftables.Table, r network.Rules) layout {
 		base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, jump),
 		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, jump),
 		base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, sourceRules(bridges, r.Networks)...),
-		base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, forwardRules(r.Networks)...),
+		base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, forwardRules(r.Networks, links)...),
 	}
 	return l
 }
@@ -106,7 +111,7 @@ func sourceRules(bridges *nftables.Set, nets []network.NetworkRules) [][]expr.An
 
 // forwardRules keep networks apart: only published ports lead from one
 // network, or from outside, into another.
-func forwardRules(nets []network.NetworkRules) [][]expr.Any {
+func forwardRules(nets []network.NetworkRules, links []linkSet) [][]expr.Any {
 	out := [][]expr.Any{append(established(), accept()...)}
 	for _, n := range nets {
 		in, inside := ifnameIs(expr.MetaKeyOIFNAME, n.Bridge), ifnameIs(expr.MetaKeyIIFNAME, n.Bridge)
@@ -114,7 +119,14 @@ func forwardRules(nets []network.NetworkRules) [][]expr.Any {
 		if n.ICC {
 			out = append(out, slices.Concat(inside, in, accept()))
 		} else {
-			out = append(out, slices.Concat(inside, in, translated(), accept()), slices.Concat(inside, in, drop()))
+			out = append(out, slices.Concat(inside, in, translated(), accept()))
+			for _, l := range links {
+				out = append(out, slices.Concat(inside, in, l.contains(), accept()))
+			}
+			if slices.ContainsFunc(n.Subnets, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+				out = append(out, slices.Concat(inside, in, neighbours(), accept()))
+			}
+			out = append(out, slices.Concat(inside, in, drop()))
 		}
 		if n.Internal {
 			out = append(out,

@@ -106,26 +106,59 @@ func (f *Firewall) RemovePorts(_ context.Context, p []network.PortRule) error {
 	return f.editPorts(p, f.conn.SetDeleteElements, "remove ports")
 }
 
-func (f *Firewall) editPorts(ports []network.PortRule, edit func(*nftables.Set, []nftables.SetElement) error, what string) error {
+func (f *Firewall) editPorts(ports []network.PortRule, edit edit, what string) error {
 	if len(ports) == 0 {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	t := f.table()
-	for _, m := range portMaps(t) {
-		elems := m.elements(ports)
-		if len(elems) == 0 {
-			continue
-		}
-		if err := edit(m.set, elems); err != nil {
-			return fmt.Errorf("%s: %w", what, err)
-		}
+	var sets []filledSet
+	for _, m := range portMaps(f.table()) {
+		sets = append(sets, filledSet{m.set, m.elements(ports)})
 	}
-	if err := f.flush(what); err != nil {
+	if err := f.edit(sets, edit, what); err != nil {
 		return err
 	}
 	return f.forgetUDP(ports)
+}
+
+// edit is one of the library's calls that add or remove elements.
+type edit func(*nftables.Set, []nftables.SetElement) error
+
+// edit changes single elements of sets. mu is held.
+func (f *Firewall) edit(sets []filledSet, edit edit, what string) error {
+	for _, s := range sets {
+		if len(s.elems) == 0 {
+			continue
+		}
+		if err := edit(s.set, s.elems); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	return f.flush(what)
+}
+
+// AddLinks implements network.Firewall.
+func (f *Firewall) AddLinks(_ context.Context, l []network.LinkRule) error {
+	return f.editLinks(l, f.conn.SetAddElements, "open links")
+}
+
+// RemoveLinks implements network.Firewall.
+func (f *Firewall) RemoveLinks(_ context.Context, l []network.LinkRule) error {
+	return f.editLinks(l, f.conn.SetDeleteElements, "close links")
+}
+
+func (f *Firewall) editLinks(links []network.LinkRule, edit edit, what string) error {
+	if len(links) == 0 {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var sets []filledSet
+	for _, s := range linkSets(f.table()) {
+		sets = append(sets, filledSet{s.set, s.elements(links)})
+	}
+	return f.edit(sets, edit, what)
 }
 
 // Present implements network.Firewall.
