@@ -14,6 +14,7 @@ $(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
 
 check: $(GOLANGCI) ## lint, import rules, package comments
 	$(GOLANGCI) run ./...
+	cd examples/store && ../../$(GOLANGCI) run ./...
 	$(GO) test -count=1 ./internal/deptest
 
 fix: $(GOLANGCI) ## lay out the code and fix what the linters can

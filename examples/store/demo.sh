@@ -151,9 +151,9 @@ others() {
 
 remove_images() {
 	local image
-	for image in psodstorage/store-{db,api,web}:latest debian:bookworm-slim busybox:latest; do
-		# Only what these scripts made: they leave a label.
-		if [ -n "$(engine image inspect --format '{{index .Config.Labels "dev.holdfast.source"}}' "$image" 2>/dev/null || true)" ]; then
+	for image in psodstorage/store-{db,api,web}:latest golang:1 debian:bookworm-slim busybox:latest; do
+		# Only what these scripts made: they leave one of two labels.
+		if [ -n "$(engine image inspect --format '{{index .Config.Labels "dev.holdfast.source"}}{{index .Config.Labels "dev.holdfast.example"}}' "$image" 2>/dev/null || true)" ]; then
 			engine image rm --force "$image" >/dev/null
 			say "removed image $image"
 		fi
