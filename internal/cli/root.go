@@ -91,6 +91,9 @@ func (r *root) addOwn() {
 			c.AddCommand(newOutdated(r.cli))
 		case "volume":
 			c.AddCommand(newCheck(r.cli))
+			extendVolumeList(sub(c, "ls"), r.cli)
+		case "system":
+			extendDF(sub(c, "df"), r.cli)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -129,6 +130,50 @@ func (s *Service) ImageUsers() []User {
 		out = append(out, u)
 	}
 	return out
+}
+
+// Names returns the containers' names by ID.
+func (s *Service) Names() map[string]string {
+	out := map[string]string{}
+	for _, c := range s.all() {
+		r := c.record()
+		out[r.ID] = r.Name
+	}
+	return out
+}
+
+// LayerState is what a container's writable layer is like now.
+type LayerState struct {
+	ID    string
+	Open  bool   // processes may be writing to it
+	Stamp string // differs between runs
+}
+
+// LayerStates tells of all containers.
+func (s *Service) LayerStates() []LayerState {
+	all := s.all()
+	out := make([]LayerState, len(all))
+	for i, c := range all {
+		out[i] = c.layerState()
+	}
+	return out
+}
+
+// LayerState tells of the container with this ID, if there is one.
+func (s *Service) LayerState(id string) (LayerState, bool) {
+	s.mu.Lock()
+	c, ok := s.byID[id]
+	s.mu.Unlock()
+	if !ok {
+		return LayerState{}, false
+	}
+	return c.layerState(), true
+}
+
+func (c *Container) layerState() LayerState {
+	r := c.record()
+	open := r.Phase.alive() || r.Phase == Starting
+	return LayerState{ID: r.ID, Open: open, Stamp: strconv.FormatInt(r.StartedAt.UnixNano(), 36) + "-" + strconv.FormatInt(r.FinishedAt.UnixNano(), 36)}
 }
 
 // RunningIDs lists the containers that have processes; one that waits for its

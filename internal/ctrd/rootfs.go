@@ -7,9 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -29,6 +29,7 @@ type Rootfs struct {
 	snaps   snapshots.Snapshotter
 	collect func(context.Context) error // removes what is no longer referred to
 	dir     string                      // merged directories, by container
+	sizes   sync.Map                    // of read-only layers: name to committedLayer
 }
 
 var _ container.Rootfs = (*Rootfs)(nil)
@@ -152,24 +153,57 @@ const littleRoom = 256 << 20
 
 // Usage implements container.Rootfs.
 func (r *Rootfs) Usage(ctx context.Context, id string) (rw, rootfs int64, err error) {
-	ctx = in(ctx)
-	key := id
-	for key != "" {
-		u, err := r.snaps.Usage(ctx, key)
-		if err != nil {
-			return 0, 0, fmt.Errorf("measure layer %s: %w", key, err)
-		}
-		if key == id {
-			rw = u.Size
-		}
-		rootfs += u.Size
-		info, err := r.snaps.Stat(ctx, key)
-		if err != nil {
-			return 0, 0, fmt.Errorf("look at layer %s: %w", key, err)
-		}
-		key = info.Parent
+	u, err := r.snaps.Usage(in(ctx), id)
+	if err != nil {
+		return 0, 0, fmt.Errorf("measure layer %s: %w", id, err)
 	}
-	return rw, rootfs, nil
+	below, err := r.Below(ctx, id)
+	return u.Size, u.Size + below, err
+}
+
+// Below is the size of what a container's writable layer lies on. It is known
+// from when each layer was committed.
+func (r *Rootfs) Below(ctx context.Context, id string) (int64, error) {
+	ctx = in(ctx)
+	info, err := r.snaps.Stat(ctx, id)
+	if err != nil {
+		return 0, fmt.Errorf("look at layer %s: %w", id, err)
+	}
+	var total int64
+	for key := info.Parent; key != ""; {
+		l, err := r.committed(ctx, key)
+		if err != nil {
+			return 0, err
+		}
+		total += l.size
+		key = l.parent
+	}
+	return total, nil
+}
+
+// committedLayer is a layer that never changes.
+type committedLayer struct {
+	size   int64
+	parent string
+}
+
+// committed looks a layer up once. The caller's container keeps it there, and
+// one that is made again under the same name has the same content.
+func (r *Rootfs) committed(ctx context.Context, key string) (committedLayer, error) {
+	if l, ok := r.sizes.Load(key); ok {
+		return l.(committedLayer), nil //nolint:forcetypeassert // nothing else is stored
+	}
+	u, err := r.snaps.Usage(ctx, key)
+	if err != nil {
+		return committedLayer{}, fmt.Errorf("measure layer %s: %w", key, err)
+	}
+	info, err := r.snaps.Stat(ctx, key)
+	if err != nil {
+		return committedLayer{}, fmt.Errorf("look at layer %s: %w", key, err)
+	}
+	l := committedLayer{u.Size, info.Parent}
+	r.sizes.Store(key, l)
+	return l, nil
 }
 
 // idLength is the length of a container ID; image unpacking has active
@@ -215,33 +249,4 @@ func (r *Rootfs) Changes(ctx context.Context, id string) ([]dockercontainer.File
 		return nil, fmt.Errorf("compare layers of container %s: %w", id, err)
 	}
 	return c, nil
-}
-
-// ImagesSize returns the bytes that images take: stored content and unpacked
-// layers, each counted once however many images share it.
-func (s *Server) ImagesSize(ctx context.Context) (int64, error) {
-	ctx = in(ctx)
-	var total int64
-	err := s.meta.ContentStore().Walk(ctx, func(i content.Info) error {
-		total += i.Size
-		return nil
-	})
-	if err != nil {
-		return 0, fmt.Errorf("measure content: %w", err)
-	}
-	err = s.snaps.Walk(ctx, func(ctx context.Context, i snapshots.Info) error {
-		if i.Kind != snapshots.KindCommitted {
-			return nil
-		}
-		u, err := s.snaps.Usage(ctx, i.Name)
-		if errdefs.IsNotFound(err) {
-			return nil // removed meanwhile
-		}
-		total += u.Size
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("measure layers: %w", err)
-	}
-	return total, nil
 }

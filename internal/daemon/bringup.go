@@ -62,7 +62,7 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	d.events = event.NewBus(d.clock)
 
 	for _, step := range []func(context.Context) error{
-		d.startEngine, d.startImages, d.startVolumes, d.startNetworks, d.startContainers, d.startBuilder,
+		d.startEngine, d.startImages, d.startLedger, d.startVolumes, d.startNetworks, d.startContainers, d.runLedger, d.startBuilder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -142,7 +142,7 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 		Clock:     d.clock,
 		Random:    rand.Reader,
 		Log:       d.log,
-		Events:    d.events,
+		Events:    observed{d.events, d.ledger},
 		Records:   store.NewCollection[volume.Record](d.db, "volumes"),
 		Populator: populate.Copier{},
 		Drivers:   []volume.Driver{driver},
@@ -235,9 +235,9 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 		Records:  store.NewCollection[container.Record](d.db, "containers"),
 		Events:   d.events,
 		Images:   containerImages{d.images},
-		Rootfs:   d.engine.Rootfs(),
+		Rootfs:   measuredRootfs{d.engine.Rootfs(), d.ledger},
 		Runtime:  d.engine.Runtime(),
-		Volumes:  containerVolumes{d.volumes},
+		Volumes:  containerVolumes{d.volumes, d.ledger},
 		Networks: containerNetworks{d.networks},
 		Settings: d.containerSettings(),
 	})

@@ -35,6 +35,7 @@ import (
 	"holdfast.dev/holdfast/internal/image"
 	"holdfast.dev/holdfast/internal/network"
 	"holdfast.dev/holdfast/internal/store"
+	"holdfast.dev/holdfast/internal/usage"
 	"holdfast.dev/holdfast/internal/volume"
 )
 
@@ -66,6 +67,7 @@ type Daemon struct {
 	engine     *ctrd.Server
 	imageStore *imagestore.Store
 	images     *image.Service
+	ledger     *usage.Ledger
 	volumes    *volume.Service
 	networks   *network.Service
 	containers *container.Service

@@ -8,6 +8,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/image"
+	"holdfast.dev/holdfast/internal/usage"
 	"holdfast.dev/holdfast/internal/volume"
 )
 
@@ -50,7 +51,16 @@ func (p imageUsers) Users(context.Context) []image.User {
 }
 
 // containerVolumes fills container.Volumes.
-type containerVolumes struct{ *volume.Service }
+type containerVolumes struct {
+	*volume.Service
+	ledger *usage.Ledger
+}
+
+// Populate tells the ledger that there is something in the volume now.
+func (p containerVolumes) Populate(ctx context.Context, name, container, src, sub string) error {
+	defer p.ledger.Changed(usage.Key{Kind: usage.Volume, ID: name})
+	return p.Service.Populate(ctx, name, container, src, sub)
+}
 
 func (p containerVolumes) Acquire(ctx context.Context, r container.VolumeRequest) (container.VolumeInfo, error) {
 	i, err := p.Service.Acquire(ctx, volume.Request(r))

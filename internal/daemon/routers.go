@@ -8,6 +8,7 @@ import (
 	extensionrouter "holdfast.dev/holdfast/internal/httpapi/router/extension"
 	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
 	networkrouter "holdfast.dev/holdfast/internal/httpapi/router/network"
+	storagerouter "holdfast.dev/holdfast/internal/httpapi/router/storage"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
 	volumerouter "holdfast.dev/holdfast/internal/httpapi/router/volume"
 )
@@ -20,6 +21,7 @@ func (d *Daemon) routers() []route.Router {
 		imagerouter.New(d.images),
 		buildrouter.New(d.builder),
 		extensionrouter.New(d.images, checker{d.volumes}),
+		storagerouter.New(storageBackend{d}),
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),

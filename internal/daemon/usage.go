@@ -11,7 +11,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/container"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
-	"holdfast.dev/holdfast/internal/image"
+	"holdfast.dev/holdfast/internal/usage"
 )
 
 // DiskUsage implements the system router's Backend.
@@ -26,7 +26,7 @@ func (b systemBackend) DiskUsage(ctx context.Context, o systemrouter.DiskUsageOp
 	}
 	if o.Volumes {
 		g.Go(func() error {
-			u, err := b.d.volumes.DiskUsage(ctx)
+			u, err := b.d.volumes.DiskUsage(ctx, b.d.volumeSize)
 			out.VolumeUsage = &u
 			return err
 		})
@@ -56,7 +56,7 @@ func (d *Daemon) containerUsage(ctx context.Context) (*dockercontainer.DiskUsage
 }
 
 func (d *Daemon) imageUsage(ctx context.Context) (*dockerimage.DiskUsage, error) {
-	list, err := d.images.List(ctx, image.ListOptions{SharedSize: true})
+	list, parts, err := d.images.Weigh(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -65,17 +65,16 @@ func (d *Daemon) imageUsage(ctx context.Context) (*dockerimage.DiskUsage, error)
 		users[u.ImageID]++
 	}
 	u := &dockerimage.DiskUsage{Items: list, TotalCount: int64(len(list))}
-	if u.TotalSize, err = d.engine.ImagesSize(ctx); err != nil { // what is shared counts once
-		return nil, err
-	}
+	made := make([]usage.Made, len(list))
 	for i := range list {
 		list[i].Containers = users[list[i].ID]
 		if list[i].Containers > 0 {
 			u.ActiveCount++
-		} else {
-			u.Reclaimable += max(0, list[i].Size-max(0, list[i].SharedSize))
 		}
+		made[i] = usage.Made{ID: list[i].ID, Parts: parts[list[i].ID], Used: list[i].Containers > 0}
 	}
+	shares := usage.Share(made)
+	u.TotalSize, u.Reclaimable = shares.Total, shares.Reclaimable
 	return u, nil
 }
 

@@ -19,19 +19,46 @@ type ListOptions struct {
 
 // List returns the images that pass the filters, newest first.
 func (s *Service) List(ctx context.Context, o ListOptions) ([]image.Summary, error) {
+	out, _, err := s.list(ctx, o)
+	return out, err
+}
+
+// Weigh returns all images, newest first, with what each has in common with
+// others, and by ID what each is made of: bytes by name of layer or blob.
+func (s *Service) Weigh(ctx context.Context) (list []image.Summary, parts map[string]map[string]int64, err error) {
+	list, weights, err := s.list(ctx, ListOptions{SharedSize: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	parts = make(map[string]map[string]int64, len(weights))
+	for id, w := range weights {
+		// Two kinds of names: a lowest layer has the digest of its uncompressed blob.
+		of := make(map[string]int64, len(w.layers)+len(w.blobs))
+		for d, n := range w.layers {
+			of["layer "+d.String()] = n
+		}
+		for d, n := range w.blobs {
+			of["blob "+d.String()] = n
+		}
+		parts[id] = of
+	}
+	return list, parts, nil
+}
+
+func (s *Service) list(ctx context.Context, o ListOptions) ([]image.Summary, map[string]measured, error) {
 	keep, err := s.filter(ctx, o.Filters, listFilters)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all, err := s.d.Records.List(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	groups := map[digest.Digest][]Record{}
 	for _, r := range all {
 		ok, err := keep(r)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if ok {
 			groups[r.Target.Digest] = append(groups[r.Target.Digest], r)
@@ -42,7 +69,7 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]image.Summary, err
 	for _, rs := range groups {
 		sum, w, err := s.summary(ctx, rs)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if !o.Manifests {
 			sum.Manifests = nil
@@ -56,7 +83,7 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]image.Summary, err
 	slices.SortFunc(out, func(a, b image.Summary) int {
 		return cmp.Or(cmp.Compare(b.Created, a.Created), cmp.Compare(a.ID, b.ID))
 	})
-	return out, nil
+	return out, weights, nil
 }
 
 func (s *Service) summary(ctx context.Context, rs []Record) (image.Summary, measured, error) {

@@ -2,7 +2,9 @@ package volume
 
 import (
 	"context"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/volume"
 
 	"holdfast.dev/holdfast/internal/base/filter"
@@ -61,33 +63,76 @@ func (s *Service) entries() []*entry {
 	return out
 }
 
-// DiskUsage shows the volumes whose data the default driver keeps, with their
-// sizes and users. It walks them.
-func (s *Service) DiskUsage(ctx context.Context) (volume.DiskUsage, error) {
-	var out volume.DiskUsage
-	dr := s.d.Drivers[0]
+// Place is where the data of a volume is that the engine itself keeps.
+type Place struct {
+	Name    string
+	Dir     string
+	Open    bool // somebody has it mounted
+	Created time.Time
+}
+
+// Places tells of the volumes whose data the default driver keeps. The data of
+// others is elsewhere and has no size here.
+func (s *Service) Places() []Place {
+	var out []Place
 	for _, e := range s.entries() {
-		v := s.show(e)
-		if v.Driver != dr.Name() || len(v.Options) > 0 {
+		if p, ok := s.place(e); ok {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Place tells of one volume.
+func (s *Service) Place(name string) (Place, bool) {
+	e, err := s.get(name)
+	if err != nil {
+		return Place{}, false
+	}
+	return s.place(e)
+}
+
+func (s *Service) place(e *entry) (Place, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dr := s.d.Drivers[0]
+	if e.rec.Driver != dr.Name() || len(e.rec.Options) > 0 {
+		return Place{}, false
+	}
+	return Place{Name: e.rec.Name, Dir: dr.Path(e.rec.spec()), Open: len(e.mounts) > 0, Created: e.rec.Created}, true
+}
+
+// DiskUsage shows the volumes whose data the default driver keeps, with their
+// users and the sizes that size tells.
+func (s *Service) DiskUsage(ctx context.Context, size func(ctx context.Context, name string) (int64, error)) (volume.DiskUsage, error) {
+	var out volume.DiskUsage
+	for _, e := range s.entries() {
+		if _, ok := s.place(e); !ok {
 			continue
 		}
-		size, err := dr.Usage(ctx, Spec{Name: v.Name, Options: v.Options})
+		v := s.show(e)
+		n, err := size(ctx, v.Name)
 		if ctx.Err() != nil {
 			return out, ctx.Err()
 		}
+		if errdefs.IsNotFound(err) {
+			if _, gerr := s.get(v.Name); gerr != nil {
+				continue // removed meanwhile
+			}
+		}
 		if err != nil {
 			s.d.Log.Warn("size of volume unknown", logkey.Volume, v.Name, logkey.Err, err)
-			size = -1
+			n = -1
 		}
 		refs := len(s.refs(e))
-		v.UsageData = &volume.UsageData{Size: size, RefCount: int64(refs)}
+		v.UsageData = &volume.UsageData{Size: n, RefCount: int64(refs)}
 		out.Items = append(out.Items, v)
 		out.TotalCount++
-		out.TotalSize += max(size, 0)
+		out.TotalSize += max(n, 0)
 		if refs > 0 {
 			out.ActiveCount++
 		} else {
-			out.Reclaimable += max(size, 0)
+			out.Reclaimable += max(n, 0)
 		}
 	}
 	return out, nil

@@ -519,7 +519,7 @@ func TestDiskUsage(t *testing.T) {
 	must(t, err)
 	_, err = r.Create(t.Context(), CreateOptions{Name: "share", Options: map[string]string{"type": "nfs"}})
 	must(t, err)
-	u, err := r.DiskUsage(t.Context())
+	u, err := r.DiskUsage(t.Context(), func(context.Context, string) (int64, error) { return 1000, nil })
 	must(t, err)
 	if u.TotalCount != 2 || u.ActiveCount != 1 || u.TotalSize != 2000 || u.Reclaimable != 1000 || len(u.Items) != 2 ||
 		u.Items[1].UsageData.RefCount != 1 || u.Items[0].UsageData.Size != 1000 {

@@ -159,12 +159,21 @@ func (s *Store) applyLayer(ctx context.Context, layer ocispec.Descriptor, diffID
 	return nil
 }
 
-// Sizes implements image.Layers.
+// Sizes implements image.Layers. A layer's size is told once by containerd, which
+// keeps it from when the layer was committed.
 func (s *Store) Sizes(ctx context.Context, diffIDs []digest.Digest) ([]int64, error) {
 	ctx = s.ns(ctx)
 	chain := identity.ChainIDs(slices.Clone(diffIDs))
 	out := make([]int64, len(chain))
 	for i, c := range chain {
+		s.mu.Lock()
+		n, ok := s.sizes[c]
+		epoch := s.epoch
+		s.mu.Unlock()
+		if ok {
+			out[i] = n
+			continue
+		}
 		u, err := s.d.Snapshots.Usage(ctx, c.String())
 		if errdefs.IsNotFound(err) {
 			continue
@@ -173,6 +182,11 @@ func (s *Store) Sizes(ctx context.Context, diffIDs []digest.Digest) ([]int64, er
 			return nil, fmt.Errorf("measure layer %s: %w", c, err)
 		}
 		out[i] = u.Size
+		s.mu.Lock()
+		if s.epoch == epoch {
+			s.sizes[c] = u.Size
+		}
+		s.mu.Unlock()
 	}
 	return out, nil
 }

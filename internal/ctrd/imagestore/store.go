@@ -51,7 +51,8 @@ type Store struct {
 	mu    sync.Mutex // guards the fields below; never held across I/O
 	known map[digest.Digest][]image.Manifest
 	dirs  map[digest.Digest][]string
-	epoch int // raised by forget: answers computed before are not kept
+	sizes map[digest.Digest]int64 // of unpacked layers, by chain ID
+	epoch int                     // raised by forget: answers computed before are not kept
 }
 
 var (
@@ -80,6 +81,7 @@ func (s *Store) forget() {
 	defer s.mu.Unlock()
 	s.known = map[digest.Digest][]image.Manifest{}
 	s.dirs = map[digest.Digest][]string{}
+	s.sizes = map[digest.Digest]int64{}
 	s.epoch++
 }
 

@@ -1,0 +1,33 @@
+package api
+
+import "time"
+
+// PathUsage tells the sizes of what changes: GET, UsageReport. With fresh=true
+// they are measured first.
+const PathUsage = Prefix + "/usage"
+
+// UsageReport is the ledger of sizes.
+type UsageReport struct {
+	Items []UsageItem `json:"items"`
+}
+
+// Kinds of UsageItem.
+const (
+	UsageContainer = "container" // its writable layer
+	UsageVolume    = "volume"
+)
+
+// UsageItem is the size of one thing.
+type UsageItem struct {
+	Kind  string `json:"kind"`
+	ID    string `json:"id"` // of a container; name of a volume
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"` // as `docker system df` tells it; -1: not known yet
+	Disk  int64  `json:"disk"`  // what it takes on the disk
+	Files int64  `json:"files"`
+	// MeasuredAt: what was written before is in the size.
+	MeasuredAt time.Time `json:"measuredAt,omitzero"`
+	// Exact says that nothing was written since.
+	Exact bool `json:"exact"`
+	InUse bool `json:"inUse"` // by a running container
+}

@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/usage"
+)
+
+// storageBackend answers about disk space.
+type storageBackend struct{ d *Daemon }
+
+// Usage implements the storage router's Backend.
+func (b storageBackend) Usage(ctx context.Context, fresh bool) (api.UsageReport, error) {
+	out := api.UsageReport{Items: []api.UsageItem{}}
+	if fresh {
+		if err := b.d.ledger.Fresh(ctx, true); err != nil {
+			return out, err
+		}
+	}
+	names := b.d.containers.Names()
+	for _, i := range b.d.ledger.Items() {
+		u := api.UsageItem{
+			Kind: api.UsageVolume, ID: i.Key.ID, Name: i.Key.ID,
+			Bytes: i.Bytes, Disk: i.Disk, Files: i.Files, MeasuredAt: i.At, Exact: i.Exact, InUse: i.Open,
+		}
+		if i.Key.Kind == usage.Layer {
+			u.Kind, u.Name = api.UsageContainer, names[i.Key.ID]
+		}
+		if i.At.IsZero() {
+			u.Bytes, u.Disk = -1, -1
+		}
+		out.Items = append(out.Items, u)
+	}
+	slices.SortFunc(out.Items, func(a, b api.UsageItem) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	return out, nil
+}

@@ -1,0 +1,38 @@
+// Package storage serves what Holdfast tells about disk space, and does to free
+// it, beyond Docker's API.
+package storage
+
+import (
+	"context"
+	"net/http"
+
+	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/httpapi/route"
+)
+
+// Backend is the engine as this router needs it.
+type Backend interface {
+	// Usage tells all measured sizes; fresh measures them first.
+	Usage(ctx context.Context, fresh bool) (api.UsageReport, error)
+}
+
+// Router serves storage.
+type Router struct{ b Backend }
+
+// New returns the router.
+func New(b Backend) *Router { return &Router{b} }
+
+// Routes implements route.Router.
+func (rt *Router) Routes() []route.Route {
+	return []route.Route{
+		{Method: http.MethodGet, Path: api.PathUsage, Handler: rt.usage},
+	}
+}
+
+func (rt *Router) usage(w http.ResponseWriter, r *http.Request) error {
+	out, err := rt.b.Usage(r.Context(), route.Bool(r, "fresh"))
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, out)
+}
