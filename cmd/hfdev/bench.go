@@ -49,6 +49,7 @@ type unit struct {
 var (
 	milliseconds = unit{name: "ms", scale: 1e3}
 	mebibytes    = unit{name: "MiB", scale: 1.0 / (1 << 20)}
+	perSecond    = unit{name: "1/s", scale: 1, higher: true}
 	gigabits     = unit{name: "Gbit/s", scale: 8e-9, higher: true}
 )
 
@@ -100,7 +101,7 @@ func (r row) verdict() string {
 func runBench(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := fs.Bool("quick", false, "few samples, to see a trend")
-	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput")
+	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names")
 	write := fs.String("write", "", "put the result between the marks of this file")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -165,6 +166,7 @@ func (b *bench) measure(ctx context.Context) {
 		{"side by side", b.sideBySide},
 		{"load", b.load},
 		{"throughput", b.throughput},
+		{"names", b.names},
 	} {
 		if ctx.Err() != nil {
 			b.t.Fatalf("interrupted")

@@ -454,5 +454,8 @@ func TestICCOffLinksAndNoProxy(t *testing.T) {
 		get(d, "app", "http://store/", "db")
 	}
 	d.Docker("rm", "--link", "/app/store")
+	if engine == testkit.Dockerd {
+		return // 20.10 leaves the rule until the container ends
+	}
 	closed("app", "http://"+format(d, "db", "{{.NetworkSettings.Networks.bridge.IPAddress}}")+"/")
 }

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/network"
 	"holdfast.dev/holdfast/internal/network/ns"
@@ -29,6 +31,10 @@ const (
 	maxConns     = 128  // TCP clients
 	idleTimeout  = 10 * time.Second
 	writeTimeout = 5 * time.Second
+	// backlog is what queries that wait may take of the kernel's memory, which
+	// counts twice as much and most of a kilobyte for each. The usual limit holds
+	// some 250 queries: a burst of more would lose the rest.
+	backlog = 4 << 20
 )
 
 var listenAddr = netip.AddrFrom4([4]byte{127, 0, 0, 11})
@@ -58,6 +64,9 @@ func (r *Resolver) Open(_ context.Context, sandbox, nsPath string, v network.Vie
 		addr := netip.AddrPortFrom(listenAddr, 0)
 		if s.udp, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(addr)); err != nil {
 			return err
+		}
+		if err = s.makeRoom(); err != nil {
+			return errors.Join(err, s.udp.Close())
 		}
 		if s.tcp, err = net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(addr)); err != nil {
 			return errors.Join(err, s.udp.Close())
@@ -117,6 +126,25 @@ type server struct {
 	ctx    context.Context //nolint:containedctx // ends with the server, which is no request
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
+}
+
+// makeRoom lets queries wait instead of being lost.
+func (s *server) makeRoom() error {
+	raw, err := s.udp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, backlog)
+		if errors.Is(inner, unix.EPERM) { // then the kernel's limit holds
+			inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, backlog)
+		}
+	})
+	if err := errors.Join(err, inner); err != nil {
+		return fmt.Errorf("make room for queries: %w", err)
+	}
+	return nil
 }
 
 func (s *server) start() {

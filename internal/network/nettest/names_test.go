@@ -5,12 +5,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
 	mobynet "github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 )
 
 // lookup asks the resolver of a sandbox.
@@ -204,4 +207,145 @@ func TestUpstream(t *testing.T) {
 	if got := answers(lookup(t, own.info.NetNS, "example.org", dns.TypeA, "udp")); len(got) != 1 {
 		t.Errorf("--dns 127.0.0.1: %v", got)
 	}
+}
+
+// A burst of queries from several programs at once is answered to the last one.
+func TestBurstOfQueriesIsAnswered(t *testing.T) {
+	w := newWorld(t)
+	w.create("shop")
+	db := w.join(w.request("db", "shop"))
+	c := w.join(w.request("client", "shop"))
+	const clients, each = 4, 2000
+	var wg sync.WaitGroup
+	for range clients {
+		var conn *net.UDPConn
+		must(t, inNS(c.info.NetNS, func() (err error) {
+			conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.11:53")))
+			return err
+		}))
+		roomy(t, conn)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer conn.Close()
+			for id := range uint16(each) {
+				m := new(dns.Msg)
+				m.SetQuestion("db.", dns.TypeA)
+				m.Id = id
+				q, err := m.Pack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := conn.Write(q); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			seen := map[uint16]bool{}
+			buf := make([]byte, 512)
+			for len(seen) < each {
+				if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+					t.Error(err)
+					return
+				}
+				n, err := conn.Read(buf)
+				if err != nil {
+					t.Errorf("%d of %d queries are answered: %v", len(seen), each, err)
+					return
+				}
+				m := new(dns.Msg)
+				if err := m.Unpack(buf[:n]); err != nil || !slices.Equal(answers(m), []string{db.addr("shop").String()}) {
+					t.Errorf("answer %v, %v", m, err)
+					return
+				}
+				seen[m.Id] = true
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// roomy keeps the test's own socket from losing answers.
+func roomy(t *testing.T, c *net.UDPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) }))
+	must(t, err)
+}
+
+// A name is known from when a connect returns to when a disconnect does, however
+// often a container comes and goes, and never with an address of before.
+func TestAliasesAreNeverStale(t *testing.T) {
+	w := newWorld(t)
+	must(t, os.WriteFile(w.set.ResolvConf, []byte("nameserver 127.0.0.1\n"), 0o644)) // nobody there: fails at once
+	w.create("red")
+	w.create("blue")
+	asker := w.join(w.request("asker", "blue"))
+	steady := w.request("steady", "blue")
+	steady.Endpoints["blue"].Aliases = []string{"pool"}
+	other := w.join(steady)
+	a := w.join(w.request("a", "red"))
+	ask := func(name string) []string {
+		t.Helper()
+		return answers(lookup(t, asker.info.NetNS, name, dns.TypeA, "udp"))
+	}
+	var squatters []*box
+	for i := range 10 {
+		alias := fmt.Sprintf("alias%d", i)
+		ep, err := w.svc.Connect(t.Context(), a.id, "blue", &mobynet.EndpointSettings{Aliases: []string{alias, "pool"}})
+		must(t, err)
+		for _, name := range []string{alias, "a", a.id[:12]} {
+			if got := ask(name); !slices.Equal(got, []string{ep.IPAddress.String()}) {
+				t.Errorf("round %d: %s is %v, want %s", i, name, got, ep.IPAddress)
+			}
+		}
+		got := ask("pool")
+		slices.Sort(got)
+		want := []string{ep.IPAddress.String(), other.addr("blue").String()}
+		if slices.Sort(want); !slices.Equal(got, want) {
+			t.Errorf("round %d: pool is %v, want %v", i, got, want)
+		}
+		if i > 0 {
+			if got := ask(fmt.Sprintf("alias%d", i-1)); len(got) != 0 {
+				t.Errorf("round %d: the last alias is still %v", i, got)
+			}
+		}
+		must(t, w.svc.Disconnect(t.Context(), a.id, "blue"))
+		for _, name := range []string{alias, "a"} {
+			if got := ask(name); len(got) != 0 {
+				t.Errorf("round %d: %s is %v after disconnect", i, name, got)
+			}
+		}
+		if got := ask("pool"); !slices.Equal(got, []string{other.addr("blue").String()}) {
+			t.Errorf("round %d: pool is %v after disconnect", i, got)
+		}
+		// Somebody else takes the address: the next round's is another.
+		squatters = append(squatters, w.join(w.request(fmt.Sprintf("squatter%d", i), "blue")))
+		if squatters[i].addr("blue") != ep.IPAddress {
+			t.Errorf("round %d: the squatter got %s, not %s", i, squatters[i].addr("blue"), ep.IPAddress)
+		}
+		rev := lookup(t, asker.info.NetNS, reverseName(ep.IPAddress), dns.TypePTR, "udp")
+		if got := answers(rev); !slices.Equal(got, []string{fmt.Sprintf("squatter%d.blue.", i)}) {
+			t.Errorf("round %d: %s is named %v", i, ep.IPAddress, got)
+		}
+	}
+	// A container that ends takes its names along, and has them again when it starts.
+	must(t, w.svc.Leave(t.Context(), other.id))
+	if got := ask("pool"); len(got) != 0 {
+		t.Errorf("pool is %v when everybody left", got)
+	}
+	other = w.join(steady)
+	if got := ask("pool"); !slices.Equal(got, []string{other.addr("blue").String()}) {
+		t.Errorf("pool is %v when one is back", got)
+	}
+}
+
+func reverseName(a netip.Addr) string {
+	name, err := dns.ReverseAddr(a.String())
+	if err != nil {
+		return err.Error()
+	}
+	return name
 }

@@ -111,6 +111,50 @@ func TestUDP(t *testing.T) {
 	}
 }
 
+// Who answers a published UDP port sees who asked, and one that asks for another
+// family than the container has is served too.
+func TestUDPKeepsTheSourceAddress(t *testing.T) {
+	w := newWorld(t)
+	o := newOutside(t, w)
+	r := w.request("a", "bridge")
+	r.Ports = publish("5353:53/udp")
+	a := w.join(r)
+	neighbour := w.join(w.request("neighbour", "bridge"))
+	w.create("red")
+	stranger := w.join(w.request("stranger", "red"))
+	var c *net.UDPConn
+	must(t, inNS(a.info.NetNS, func() (err error) {
+		c, err = net.ListenUDP("udp", &net.UDPAddr{Port: 53})
+		return err
+	}))
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			_, from, err := c.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteToUDPAddrPort([]byte(from.Addr().Unmap().String()), from)
+		}
+	}()
+	gw := a.info.Endpoints["bridge"].Gateway.String()
+	for who, c := range map[string]struct{ from, addr, seen string }{
+		"another machine":        {o.path, o.host.String() + ":5353", o.addr.String()},
+		"the host":               {"", o.host.String() + ":5353", o.host.String()},
+		"the host's loopback":    {"", "127.0.0.1:5353", gw},
+		"a neighbour":            {neighbour.info.NetNS, o.host.String() + ":5353", gw},
+		"the neighbour directly": {neighbour.info.NetNS, a.addr("bridge").String() + ":53", neighbour.addr("bridge").String()},
+		"another network":        {stranger.info.NetNS, o.host.String() + ":5353", ""},
+		"IPv6":                   {"", "[::1]:5353", gw},
+	} {
+		got, err := dialUDP(c.from, c.addr)
+		if err != nil || (c.seen != "" && got != c.seen) {
+			t.Errorf("%s is seen as %q (%v), want %s", who, got, err, c.seen)
+		}
+	}
+}
+
 // Many starts at once: addresses, ports and rules don't get mixed up.
 func TestParallelJoins(t *testing.T) {
 	w := newWorld(t)

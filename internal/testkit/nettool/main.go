@@ -21,6 +21,7 @@ const usage = `usage:
   nettool get URL               print an HTTP answer
   nettool lookup NAME           print the name's addresses
   nettool reverse ADDRESS       print the address's names
+  nettool queries NAME SECONDS  ask for NAME without a pause, print answers per second and queries lost
   nettool udpecho ADDR          send datagrams back
   nettool sink ADDR             count what TCP connections send, answer the count
   nettool send ADDR SECONDS     send as fast as it goes, print bytes per second
@@ -56,6 +57,12 @@ func run(args []string) error {
 		names, err := net.DefaultResolver.LookupAddr(ctx, args[1])
 		fmt.Println(strings.Join(names, "\n"))
 		return err
+	case "queries":
+		seconds, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		return queries(args[1], time.Duration(seconds)*time.Second)
 	case "udpecho":
 		return udpEcho(args[1])
 	case "sink":
