@@ -27,7 +27,11 @@ const firstSchema = 1
 // migrations returns every migration, oldest first, To rising by one from
 // firstSchema+1. Released ones are never changed.
 func migrations() []migration {
-	return nil
+	return []migration{
+		// Old records are good as they are. The number alone keeps an older daemon
+		// from writing them again without the snapshots that it does not know.
+		{To: 2, What: "volumes have snapshots", Do: func(*bolt.Tx) error { return nil }},
+	}
 }
 
 const schemaKey = "schema"

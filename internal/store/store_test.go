@@ -154,8 +154,19 @@ func TestBatchWithABadChange(t *testing.T) {
 	}
 }
 
+// firstDB is a database of the first schema.
+func firstDB(t *testing.T) (*DB, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "meta.db")
+	db, err := open(path, Options{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db, path
+}
+
 func TestMigrations(t *testing.T) {
-	db, path := tempDB(t)
+	db, path := firstDB(t)
 	if err := NewCollection[thing](db, "things").Put("a", &thing{ID: "a", Data: "old"}); err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +191,7 @@ func TestMigrations(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	old, err := Open(path+".schema-1.bak", Options{})
+	old, err := open(path+".schema-1.bak", Options{}, nil)
 	if err != nil {
 		t.Fatalf("backup: %v", err)
 	}
@@ -191,13 +202,13 @@ func TestMigrations(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if _, err := Open(path, Options{}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "made by a newer Holdfast") {
+	if _, err := open(path, Options{}, nil); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "made by a newer Holdfast") {
 		t.Errorf("older program on newer schema: %v", err)
 	}
 }
 
 func TestFailedMigrationChangesNothing(t *testing.T) {
-	db, path := tempDB(t)
+	db, path := firstDB(t)
 	if err := NewCollection[thing](db, "things").Put("a", &thing{ID: "a"}); err != nil {
 		t.Fatal(err)
 	}
@@ -211,13 +222,42 @@ func TestFailedMigrationChangesNothing(t *testing.T) {
 	if !errors.Is(err, bad) {
 		t.Fatalf("got %v", err)
 	}
-	db, err = Open(path, Options{})
+	db, err = open(path, Options{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
 	if _, err := NewCollection[thing](db, "things").Get("a"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Each released migration raises the number by one; an older program is kept off.
+func TestReleasedMigrations(t *testing.T) {
+	db, path := firstDB(t)
+	if err := NewCollection[thing](db, "volumes").Put("data", &thing{ID: "data", Data: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range migrations() {
+		if m.To != firstSchema+1+i {
+			t.Errorf("migration %d leads to schema %d", i, m.To)
+		}
+	}
+	db, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := NewCollection[thing](db, "volumes").Get("data"); err != nil || v.Data != "x" {
+		t.Errorf("got %v, %v", v, err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(path, Options{}, nil); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a program of the first schema: %v", err)
 	}
 }
 

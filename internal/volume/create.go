@@ -97,14 +97,16 @@ func (s *Service) ensureLocked(ctx context.Context, o CreateOptions, anonymous b
 	return s.make(ctx, dr, Record{
 		Name: o.Name, Driver: dr.Name(), Options: o.Options, Labels: o.Labels,
 		Created: s.d.Clock.Now().UTC(), Anonymous: anonymous, State: Creating,
-	})
+	}, nil)
 }
 
-// make writes the intent, does the deed and writes the result. What fails is undone.
-func (s *Service) make(ctx context.Context, dr Driver, r Record) (_ *entry, err error) {
+// make writes the intent, does the deed and writes the result. What fails is
+// undone. fill, if not nil, gives the volume its first content.
+func (s *Service) make(ctx context.Context, dr Driver, r Record, fill func() error) (_ *entry, err error) {
 	if err := s.d.Records.Put(r.Name, &r); err != nil {
 		return nil, err
 	}
+	asked := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
 	defer cancel()
 	created := false
@@ -129,6 +131,30 @@ func (s *Service) make(ctx context.Context, dr Driver, r Record) (_ *entry, err 
 	created = true
 	if err := failpoint.Hit("volume.create.afterDriver"); err != nil {
 		return nil, err
+	}
+	if fill != nil {
+		// From here on what is under this name is ours, whatever it is.
+		r.State = Filling
+		if err := s.d.Records.Put(r.Name, &r); err != nil {
+			return nil, err
+		}
+		if err := failpoint.Hit("volume.fill.afterIntent"); err != nil {
+			return nil, err
+		}
+		err := fill()
+		if err == nil {
+			err = asked.Err()
+		}
+		// It may have taken long, and there is something to finish or to undo.
+		finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
+		defer cancel()
+		ctx = finish
+		if err != nil {
+			return nil, err
+		}
+		if err := failpoint.Hit("volume.fill.afterContent"); err != nil {
+			return nil, err
+		}
 	}
 	r.State = Ready
 	if err := s.d.Records.Put(r.Name, &r); err != nil {

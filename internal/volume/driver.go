@@ -7,8 +7,13 @@ import "context"
 //
 // Vocabulary: a volume is *created* once, *mounted* for each run of a container
 // that uses it, *removed* once. Calls are serialised per volume name by the
-// Service. Create and Remove are idempotent, so that a crash between the
-// driver's deed and the record can be repaired by doing it again.
+// Service, but for those of Snapshotter and Cloner that say otherwise. Create
+// and Remove are idempotent, so that a crash between the driver's deed and the
+// record can be repaired by doing it again.
+//
+// What only some drivers can do is in interfaces of its own below. The Service
+// asks for the interface and for the capability: a driver may know how and not
+// be able to on this machine.
 type Driver interface {
 	// Name is what `docker volume create --driver` says.
 	Name() string
@@ -21,8 +26,9 @@ type Driver interface {
 	// good; one that holds data nobody told of is refused with
 	// errdefs.ErrAlreadyExists. A failing Create leaves nothing behind.
 	Create(ctx context.Context, v Spec) error
-	// Remove deletes the volume's data. A volume that is not there is no error.
-	// errdefs.ErrFailedPrecondition says that it refused and touched nothing.
+	// Remove deletes the volume's data and its snapshots. A volume that is not
+	// there is no error. errdefs.ErrFailedPrecondition says that it refused and
+	// touched nothing.
 	Remove(ctx context.Context, v Spec) error
 	// Path is where the data is or will be mounted; it does no I/O.
 	Path(v Spec) string
@@ -37,6 +43,66 @@ type Driver interface {
 	Usage(ctx context.Context, v Spec) (bytes int64, err error)
 }
 
+// Snapshotter keeps states of a volume beside it. Names of snapshots follow the
+// rule of volumes' names.
+type Snapshotter interface {
+	// Snapshot keeps the present state under a name that is free, durably. It is
+	// whole or not there: one that fails or is cut off leaves nothing under the
+	// name. Other users may be writing; Capabilities.PointInTime says whether it is
+	// one moment all the same. The volume is mounted meanwhile.
+	Snapshot(ctx context.Context, v Spec, snapshot string) (Made, error)
+	// RemoveSnapshot deletes a snapshot, or what a cut-off Snapshot or
+	// RemoveSnapshot left of one. One that is not there is no error.
+	RemoveSnapshot(ctx context.Context, v Spec, snapshot string) error
+	// SnapshotPath is the snapshot's directory while the volume is mounted.
+	SnapshotPath(v Spec, snapshot string) string
+	// SnapshotUsage reports the bytes that removing the snapshot would at least
+	// give back where the driver knows, else the sizes of its files.
+	SnapshotUsage(ctx context.Context, v Spec, snapshot string) (bytes int64, err error)
+	// Rollback puts a snapshot's state in place of the volume's, whose own becomes
+	// the snapshot keep. Nobody has the volume mounted. A failing Rollback has
+	// changed nothing.
+	Rollback(ctx context.Context, v Spec, snapshot, keep string) (Made, error)
+	// SettleRollback ends a Rollback that was cut off: forwards if the volume's
+	// state had left its place, else back. It tells which, and may be repeated.
+	SettleRollback(ctx context.Context, v Spec, keep string) (done bool, err error)
+}
+
+// Cloner fills volumes from volumes.
+type Cloner interface {
+	// Clone gives to, which Create made and nobody uses, the state of from, or of
+	// from's snapshot where that is not empty, durably. What a failing Clone
+	// leaves is removed with to. Both have the same driver.
+	Clone(ctx context.Context, from Spec, snapshot string, to Spec) (Made, error)
+}
+
+// Renamer gives volumes other names.
+type Renamer interface {
+	// Rename moves data and snapshots, durably, to a name that is free. Nobody has
+	// the volume mounted. Where from is gone and to is there it has been done.
+	Rename(ctx context.Context, from, to Spec) error
+}
+
+// Limiter changes what a volume may hold.
+type Limiter interface {
+	// Resize sets the limit in bytes; 0 is none.
+	Resize(ctx context.Context, v Spec, bytes int64) error
+}
+
+// Made tells how a copy came about.
+type Made struct {
+	Method string // MethodCopy, …
+	Files  int64  // files looked at; 0 where none had to be
+	Bytes  int64  // bytes of files that were written, not shared
+}
+
+// Methods of copying.
+const (
+	MethodCopy      = "copy"      // every byte was written again
+	MethodReflink   = "reflink"   // each file shares its blocks with the first
+	MethodSubvolume = "subvolume" // the file system keeps it as one
+)
+
 // Spec names a volume to its driver.
 type Spec struct {
 	Name    string
@@ -45,9 +111,11 @@ type Spec struct {
 
 // Capabilities are the optional verbs of a driver.
 type Capabilities struct {
-	Scope     string // "local" or "global"
-	Snapshot  bool
-	Clone     bool
-	Quota     bool
-	CheapSize bool // Usage answers without a walk
+	Scope       string // "local" or "global"
+	Snapshot    bool
+	PointInTime bool // a snapshot is one moment, whoever writes
+	Clone       bool
+	Rename      bool
+	Quota       bool
+	CheapSize   bool // Usage answers without a walk
 }

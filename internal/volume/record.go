@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
@@ -20,7 +21,52 @@ type Record struct {
 	Created   time.Time
 	Anonymous bool
 	State     State
+	Protected bool       // nothing removes it
+	Origin    string     `json:",omitempty"` // what it was cloned from: a volume, or volume@snapshot
+	Snapshots []Snapshot `json:",omitempty"` // oldest first
+	Doing     *Intent    `json:",omitempty"` // what is being done to it
 }
+
+// Snapshot is a state of a volume that is kept.
+type Snapshot struct {
+	Name        string
+	Created     time.Time
+	Labels      map[string]string `json:",omitempty"`
+	Protected   bool
+	Consistency Consistency
+	Method      string // how it was made: MethodCopy, …
+	Why         string `json:",omitempty"` // for those nobody asked for by name
+}
+
+// Consistency says what a snapshot shows.
+type Consistency string
+
+// Consistencies of snapshots.
+const (
+	Clean Consistency = "clean" // nobody used the volume
+	Crash Consistency = "crash" // one moment, as after a power cut
+	Live  Consistency = "live"  // copied while it was written: no one moment
+)
+
+// Intent is a change that was begun. It is written before the driver is asked
+// and taken away with the result.
+type Intent struct {
+	Verb     Verb
+	Snapshot string `json:",omitempty"`
+	Keep     string `json:",omitempty"` // rollback: the snapshot that the replaced state becomes
+	To       string `json:",omitempty"` // rename: the new name
+}
+
+// Verb names a change.
+type Verb string
+
+// Verbs of intents.
+const (
+	DoSnapshot       Verb = "snapshot"
+	DoRemoveSnapshot Verb = "remove snapshot"
+	DoRollback       Verb = "rollback"
+	DoRename         Verb = "rename"
+)
 
 // State is where a volume is in its life. It is written before the driver is
 // asked, so that a daemon that died in between can tell at its next start.
@@ -29,9 +75,31 @@ type State string
 // States of a volume.
 const (
 	Creating State = "creating" // the driver may have made it; nobody was told of it
+	Filling  State = "filling"  // the driver has made it, what it shall hold is on its way
 	Ready    State = "ready"
 	Removing State = "removing" // part of the data may be gone
 )
+
+// clone is for a change: nothing of it is shared with the original.
+func (r *Record) clone() Record {
+	c := *r
+	c.Snapshots = slices.Clone(r.Snapshots)
+	return c
+}
+
+// snapshot finds a snapshot by name; nil if there is none.
+func (r *Record) snapshot(name string) *Snapshot {
+	for i := range r.Snapshots {
+		if r.Snapshots[i].Name == name {
+			return &r.Snapshots[i]
+		}
+	}
+	return nil
+}
+
+func (r *Record) dropSnapshot(name string) {
+	r.Snapshots = slices.DeleteFunc(r.Snapshots, func(s Snapshot) bool { return s.Name == name })
+}
 
 func (r *Record) spec() Spec { return Spec{Name: r.Name, Options: r.Options} }
 
@@ -85,6 +153,7 @@ type Info struct {
 	Driver    string
 	Source    string // the directory inspect shows as the mount's source, known before it is mounted
 	Anonymous bool
+	ReadOnly  bool // a snapshot: it must be mounted read-only
 }
 
 // CreateOptions make a volume.

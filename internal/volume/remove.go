@@ -42,6 +42,9 @@ func (s *Service) removeLocked(ctx context.Context, e *entry, force bool) error 
 	if refs := s.refs(e); len(refs) > 0 {
 		return fault.New(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", r.Name, strings.Join(refs, ", "))
 	}
+	if err := mayGo(&r); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
 	defer cancel()
 	dr, err := s.driverOf(e)
@@ -91,14 +94,20 @@ func (s *Service) removeData(ctx context.Context, dr Driver, e *entry) error {
 }
 
 func (s *Service) setState(e *entry, st State) error {
-	r := e.rec
-	r.State = st
-	if err := s.d.Records.Put(r.Name, &r); err != nil {
-		return err
+	return s.change(e, func(r *Record) { r.State = st })
+}
+
+// mayGo refuses what must not be lost by a slip.
+func mayGo(r *Record) error {
+	if r.Protected {
+		return fault.New(errdefs.ErrConflict, "remove %s: volume is protected: unprotect it first", r.Name)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e.rec = r
+	if r.Doing != nil && r.Doing.Verb == DoRename {
+		return whole(&entry{rec: *r})
+	}
+	if len(r.Snapshots) > 0 {
+		return fault.New(errdefs.ErrConflict, "remove %s: volume has snapshots (%d): remove them first", r.Name, len(r.Snapshots))
+	}
 	return nil
 }
 
@@ -140,7 +149,7 @@ func (s *Service) pruneOne(ctx context.Context, name string, matches func(*entry
 	}
 	defer unlock()
 	e, err := s.get(name)
-	if err != nil || len(s.refs(e)) > 0 || e.rec.Driver != s.d.Drivers[0].Name() || len(e.rec.Options) > 0 || !matches(e) {
+	if err != nil || len(s.refs(e)) > 0 || e.rec.Driver != s.d.Drivers[0].Name() || len(e.rec.Options) > 0 || mayGo(&e.rec) != nil || !matches(e) {
 		return 0, false, nil
 	}
 	if size, err = s.d.Drivers[0].Usage(ctx, e.rec.spec()); err != nil {

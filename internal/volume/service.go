@@ -29,8 +29,10 @@ const (
 type Service struct {
 	d       Deps
 	drivers map[string]Driver
+	ops     keylock.Locker // by volume name; held for a long verb, taken before locks
 	locks   keylock.Locker // by volume name; held across driver calls, taken before mu
 	pruning atomic.Bool
+	serial  atomic.Int64 // tells users that are no containers apart
 
 	mu     sync.Mutex // guards byName and what it points to; never held across I/O
 	byName map[string]*entry
@@ -41,6 +43,9 @@ type entry struct {
 	rec    Record
 	refs   map[string]struct{} // containers that refer to it
 	mounts map[string]struct{} // containers that have it mounted
+	// The same for snapshots of it, as container@snapshot.
+	snapRefs   map[string]struct{}
+	snapMounts map[string]struct{}
 }
 
 // New reads the records and finishes what an earlier daemon was doing when it
@@ -56,44 +61,22 @@ func New(ctx context.Context, d Deps) (*Service, error) {
 		return nil, fmt.Errorf("read volume records: %w", err)
 	}
 	for _, r := range recs {
-		keep, err := s.recover(ctx, r)
+		kept, err := s.recover(ctx, r)
 		if err != nil {
 			d.Log.Error("volume not recovered", logkey.Volume, r.Name, logkey.From, r.State, logkey.Err, err)
 		}
-		if keep {
-			s.byName[r.Name] = newEntry(*r)
+		if kept != nil {
+			s.byName[kept.Name] = newEntry(*kept)
 		}
 	}
 	return s, nil
 }
 
 func newEntry(r Record) *entry {
-	return &entry{rec: r, refs: map[string]struct{}{}, mounts: map[string]struct{}{}}
-}
-
-// recover finishes a change that an earlier daemon began. It reports whether
-// the volume is still there.
-func (s *Service) recover(ctx context.Context, r *Record) (keep bool, err error) {
-	if r.State == Ready {
-		return true, nil
+	return &entry{
+		rec: r, refs: map[string]struct{}{}, mounts: map[string]struct{}{},
+		snapRefs: map[string]struct{}{}, snapMounts: map[string]struct{}{},
 	}
-	dr, ok := s.drivers[r.Driver]
-	if !ok {
-		return true, unknownDriver(r.Driver)
-	}
-	if r.State == Creating {
-		// Nobody was told that it exists. Create refuses data that isn't ours, and
-		// then there is nothing to take away.
-		if err := dr.Create(ctx, r.spec()); err != nil {
-			s.d.Log.Warn("half-made volume given up", logkey.Volume, r.Name, logkey.Err, err)
-			return false, s.d.Records.Delete(r.Name)
-		}
-	}
-	if err := dr.Remove(ctx, r.spec()); err != nil {
-		return true, err
-	}
-	s.d.Log.Info("volume removed", logkey.Volume, r.Name, logkey.Why, "the daemon ended while it was "+string(r.State))
-	return false, s.d.Records.Delete(r.Name)
 }
 
 // Settle unmounts what no container uses after all of them were reattached:
@@ -113,7 +96,7 @@ func (s *Service) settle(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	e, err := s.get(name)
-	if err != nil || len(s.mounted(e)) > 0 {
+	if err != nil || s.inUse(e) {
 		return nil
 	}
 	dr, err := s.driverOf(e)
@@ -167,16 +150,33 @@ func (s *Service) names() []string {
 	return slices.Sorted(maps.Keys(s.byName))
 }
 
+// refs are the containers that refer to the volume or to snapshots of it.
 func (s *Service) refs(e *entry) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(e.refs))
+	return slices.Sorted(maps.Keys(joined(e.refs, e.snapRefs)))
+}
+
+func joined(a, b map[string]struct{}) map[string]struct{} {
+	if len(b) == 0 {
+		return a
+	}
+	out := maps.Clone(a)
+	maps.Copy(out, b)
+	return out
 }
 
 func (s *Service) mounted(e *entry) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(e.mounts))
+}
+
+// inUse tells whether anybody has the volume or a snapshot of it mounted.
+func (s *Service) inUse(e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(e.mounts)+len(e.snapMounts) > 0
 }
 
 // setIn and unset change one of an entry's sets.

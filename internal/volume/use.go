@@ -78,8 +78,13 @@ func (s *Service) mountFor(ctx context.Context, name, container string, about ma
 				return nil
 			}
 		}
-		if e.rec.State != Ready {
-			return fault.New(errdefs.ErrConflict, "volume '%s' is half removed: remove it first", name)
+		if do := e.rec.Doing; do != nil && do.Verb == DoRollback { // nobody is at it: we have the lock
+			if err := s.mend(ctx, e, dr); err != nil {
+				return err
+			}
+		}
+		if err := whole(e); err != nil {
+			return err
 		}
 		if err := mount(ctx, dr, e.rec.spec()); err != nil {
 			return err
@@ -110,7 +115,7 @@ func (s *Service) Unmount(ctx context.Context, name, container string) error {
 		}
 		s.unset(e.mounts, container)
 		s.publish(events.ActionUnmount, name, map[string]string{"driver": e.rec.Driver, "container": container})
-		if len(s.mounted(e)) > 0 {
+		if s.inUse(e) {
 			return nil
 		}
 		if err := dr.Unmount(ctx, e.rec.spec()); err != nil {
@@ -128,7 +133,7 @@ func (s *Service) Populate(ctx context.Context, name, container, src, sub string
 		if err := mount(ctx, dr, e.rec.spec()); err != nil {
 			return err
 		}
-		if len(s.mounted(e)) == 0 {
+		if !s.inUse(e) {
 			defer func() { err = errors.Join(err, dr.Unmount(context.WithoutCancel(ctx), e.rec.spec())) }()
 		}
 		if err := s.d.Populator.Populate(ctx, src, dr.Path(e.rec.spec()), sub); err != nil {

@@ -53,6 +53,9 @@ func Run(t *testing.T, newDriver func(t *testing.T, dir string) volume.Driver, c
 		})
 	}
 	t.Run("NextDaemon", s.nextDaemon)
+	if caps.KeepsData {
+		s.snapshots(t)
+	}
 }
 
 type suite struct {

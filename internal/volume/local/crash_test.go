@@ -17,6 +17,7 @@ import (
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/store"
 	"holdfast.dev/holdfast/internal/volume"
+	"holdfast.dev/holdfast/internal/volume/drivertest"
 	"holdfast.dev/holdfast/internal/volume/populate"
 )
 
@@ -172,4 +173,20 @@ func TestFullDiskUnderEverything(t *testing.T) {
 	must(t, err)
 	agree(made)
 	must(t, db.Close())
+}
+
+func TestKillAtEveryStep(t *testing.T) {
+	needRoot(t)
+	drivertest.KillAtEveryStep(t, drivertest.CrashCase{
+		Test: "TestKillAtEveryStep", NewDriver: newDriver,
+		Points: map[string][]string{
+			"snapshot":    {"local.copy.afterContent", "local.snapshot.copied", "local.snapshot.named"},
+			"snapshot-rm": {"local.snapshotRemove.renamed"},
+			"rollback":    {"local.copy.afterContent", "local.rollback.copied", "local.rollback.next", "local.rollback.kept", "local.rollback.placed"},
+			"clone":       {"local.copy.afterContent", "local.clone.copied"},
+		},
+		Clean: func(t *testing.T, dir string, known map[string][]string) {
+			drivertest.CleanTree(t, filepath.Join(dir, "volumes"), known)
+		},
+	})
 }

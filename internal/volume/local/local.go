@@ -50,8 +50,8 @@ func New(root string, resolve Resolver) (*Driver, error) {
 	if err := os.Chmod(root, 0o700); err != nil {
 		return nil, fmt.Errorf("close folder of local volumes to others: %w", err)
 	}
-	for _, prefix := range []string{newPrefix, gonePrefix} {
-		left, err := filepath.Glob(filepath.Join(root, prefix+"*"))
+	for _, left := range []string{newPrefix + "*", gonePrefix + "*", filepath.Join("*", snapshotsDir, gonePrefix+"*")} {
+		left, err := filepath.Glob(filepath.Join(root, left))
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +68,9 @@ func New(root string, resolve Resolver) (*Driver, error) {
 func (*Driver) Name() string { return "local" }
 
 // Capabilities implements volume.Driver.
-func (*Driver) Capabilities() volume.Capabilities { return volume.Capabilities{Scope: "local"} }
+func (*Driver) Capabilities() volume.Capabilities {
+	return volume.Capabilities{Scope: "local", Snapshot: true, Clone: true, Rename: true}
+}
 
 func (d *Driver) dir(v volume.Spec) string { return filepath.Join(d.root, v.Name) }
 
@@ -137,8 +139,7 @@ func (d *Driver) Remove(ctx context.Context, v volume.Spec) error {
 	if err := d.nothingMounted(v); err != nil {
 		return err
 	}
-	sum := sha256.Sum256([]byte(v.Name))
-	gone := filepath.Join(d.root, gonePrefix+hex.EncodeToString(sum[:16]))
+	gone := filepath.Join(d.root, gonePrefix+short(v.Name))
 	if err := os.RemoveAll(gone); err != nil { // left of a removal that failed
 		return fmt.Errorf("error removing volume path '%s': %w", gone, err)
 	}
@@ -157,6 +158,12 @@ func (d *Driver) Remove(ctx context.Context, v volume.Spec) error {
 	return nil
 }
 
+// short stands for a name where a prefix before it could make it too long.
+func short(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:16])
+}
+
 // nothingMounted refuses to delete through a mount: behind it are other
 // people's files.
 func (d *Driver) nothingMounted(v volume.Spec) error {
@@ -170,13 +177,25 @@ func (d *Driver) nothingMounted(v volume.Spec) error {
 	return nil
 }
 
-// Usage implements volume.Driver: sizes of the files as they show, hard links
-// counted once.
+// Usage implements volume.Driver.
 func (d *Driver) Usage(ctx context.Context, v volume.Spec) (int64, error) {
+	n, err := measure(ctx, d.Path(v))
+	if err != nil {
+		return 0, fmt.Errorf("measure volume %s: %w", v.Name, err)
+	}
+	return n, nil
+}
+
+// measure adds up the sizes of the files below dir as they show, hard links
+// counted once.
+func measure(ctx context.Context, dir string) (int64, error) {
+	if _, err := os.Lstat(dir); err != nil {
+		return 0, err
+	}
 	var total int64
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]bool{}
-	err := filepath.WalkDir(d.Path(v), func(_ string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if cerr := ctx.Err(); cerr != nil {
 			return cerr
 		}
@@ -206,10 +225,7 @@ func (d *Driver) Usage(ctx context.Context, v volume.Spec) (int64, error) {
 		total += fi.Size()
 		return nil
 	})
-	if err != nil {
-		return 0, fmt.Errorf("measure volume %s: %w", v.Name, err)
-	}
-	return total, nil
+	return total, err
 }
 
 func hasMount(v volume.Spec) bool {

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/volume/tree"
 )
 
 // Names inside the volume while it is being populated.
@@ -70,7 +72,7 @@ func fill(ctx context.Context, from, to *os.File) error {
 	if err := moveOut(to); err != nil {
 		return err
 	}
-	return copyAttributes(from, to)
+	return tree.Attributes(from, to)
 }
 
 func contains(names []string, want string) bool {
@@ -106,8 +108,7 @@ func stage(ctx context.Context, from, to *os.File, leftover bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	c := copier{ctx: ctx, root: dir, links: map[inode]string{}}
-	if err := c.children(from, dir, "", names); err != nil {
+	if _, err := tree.Copy(ctx, from, dir, tree.Options{}); err != nil {
 		return err
 	}
 	// The copy is taken for whole from now on: it must be on disk before its name.

@@ -30,8 +30,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// tree makes one of everything.
-func tree(t *testing.T) string {
+// sample makes one of everything.
+func sample(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	p := func(s string) string { return filepath.Join(dir, s) }
@@ -118,7 +118,7 @@ func equal(t *testing.T, got, want []string) {
 
 func TestCopiesEverything(t *testing.T) {
 	needRoot(t)
-	src, dst := tree(t), t.TempDir()
+	src, dst := sample(t), t.TempDir()
 	must(t, Copier{}.Populate(t.Context(), src, dst, ""))
 	equal(t, describe(t, dst), describe(t, src))
 	var st unix.Stat_t
@@ -144,7 +144,7 @@ func TestEmptySourceGivesItsOwner(t *testing.T) {
 
 func TestVolumeWithContentStays(t *testing.T) {
 	needRoot(t)
-	src, dst := tree(t), t.TempDir()
+	src, dst := sample(t), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dst, "mine"), []byte("x"), 0o600))
 	want := describe(t, dst)
 	must(t, Copier{}.Populate(t.Context(), src, dst, ""))
@@ -153,7 +153,7 @@ func TestVolumeWithContentStays(t *testing.T) {
 
 func TestCutOffCopyIsFinished(t *testing.T) {
 	needRoot(t)
-	src := tree(t)
+	src := sample(t)
 	want := describe(t, src)
 	t.Run("while copying", func(t *testing.T) {
 		dst := t.TempDir()
@@ -184,7 +184,7 @@ func TestCutOffCopyIsFinished(t *testing.T) {
 
 func TestFailureLeavesTheVolumeEmpty(t *testing.T) {
 	needRoot(t)
-	src, dst := tree(t), t.TempDir()
+	src, dst := sample(t), t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := (Copier{}).Populate(ctx, src, dst, ""); !errors.Is(err, context.Canceled) {
@@ -197,7 +197,7 @@ func TestFailureLeavesTheVolumeEmpty(t *testing.T) {
 
 func TestFullDisk(t *testing.T) {
 	needRoot(t)
-	src, dst := tree(t), t.TempDir()
+	src, dst := sample(t), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(src, "big"), make([]byte, 4<<20), 0o600))
 	if err := unix.Mount("tmpfs", dst, "tmpfs", 0, "size=1m"); err != nil {
 		t.Skipf("needs tmpfs: %v", err)

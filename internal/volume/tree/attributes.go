@@ -1,0 +1,119 @@
+package tree
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Attributes gives dst the owner, mode, extended attributes and times of src.
+// Owner first: changing it clears set-user-ID and file capabilities.
+func Attributes(src, dst *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd(src), &st); err != nil {
+		return err
+	}
+	if err := unix.Fchown(fd(dst), int(st.Uid), int(st.Gid)); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(fd(dst), st.Mode&0o7777); err != nil {
+		return err
+	}
+	if err := copyXattrs(procFD(fd(src)), procFD(fd(dst))); err != nil {
+		return err
+	}
+	// By descriptor: the name may mean another file by now.
+	return unix.UtimesNanoAt(unix.AT_FDCWD, procFD(fd(dst)), []unix.Timespec{st.Atim, st.Mtim}, 0)
+}
+
+func symlink(from, to *os.File, name string, st unix.Stat_t) error {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd(from), name, buf)
+	if err != nil {
+		return vanished(err)
+	}
+	if err := unix.Symlinkat(string(buf[:n]), fd(to), name); err != nil {
+		return err
+	}
+	return unopened(from, to, name, st, 0)
+}
+
+// unopened sets the attributes of what cannot be opened without effect: links
+// and special files. A mode of 0 is left alone.
+func unopened(from, to *os.File, name string, st unix.Stat_t, mode uint32) (err error) {
+	if err := unix.Fchownat(fd(to), name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	// The file is ours, but another root may swap it: a handle follows nothing.
+	dst, err := openHandle(to, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(dst)) }()
+	if mode != 0 {
+		if err := unix.Chmod(procFD(dst), mode&0o7777); err != nil {
+			return err
+		}
+	}
+	src, err := openHandle(from, name)
+	if err != nil {
+		return vanished(err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(src)) }()
+	if err := copyXattrs(procFD(src), procFD(dst)); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(fd(to), name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func openHandle(dir *os.File, name string) (int, error) {
+	return unix.Openat(fd(dir), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// copyXattrs copies what the file systems of both sides know. The paths are
+// handles in /proc.
+func copyXattrs(src, dst string) error {
+	names, err := listXattrs(src)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		v, err := grow(func(b []byte) (int, error) { return unix.Getxattr(src, n, b) })
+		if err == nil {
+			err = unix.Setxattr(dst, n, v, 0)
+		}
+		if err != nil && !errors.Is(err, unix.ENOTSUP) && !errors.Is(err, unix.ENODATA) {
+			return fmt.Errorf("attribute %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
+func listXattrs(path string) ([]string, error) {
+	buf, err := grow(func(b []byte) (int, error) { return unix.Listxattr(path, b) })
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return strings.FieldsFunc(string(buf), func(r rune) bool { return r == 0 }), nil
+}
+
+// grow calls read with a buffer that is large enough.
+func grow(read func([]byte) (int, error)) ([]byte, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, size)
+		n, err := read(buf)
+		if errors.Is(err, unix.ERANGE) && size < 1<<20 {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return buf[:n], nil
+	}
+}
