@@ -3,6 +3,7 @@ package container
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -124,6 +125,11 @@ func (s *Service) acquireVolumes(ctx context.Context, rec *Record) error {
 			}
 		}
 		v, err := s.d.Volumes.Acquire(ctx, req)
+		if err == nil && v.ReadOnly && !m.ReadOnly {
+			err = errors.Join(
+				invalid("%s is a snapshot and read-only: mount it with ro, or clone it", v.Name),
+				s.d.Volumes.Release(ctx, v.Name, rec.ID))
+		}
 		if err != nil {
 			for j := i; j < len(rec.Mounts); j++ {
 				rec.Mounts[j].Name = "" // not held
@@ -132,6 +138,7 @@ func (s *Service) acquireVolumes(ctx context.Context, rec *Record) error {
 		}
 		m.Name, m.Driver, m.Source = v.Name, v.Driver, v.Source
 		m.Anonymous = m.Anonymous || v.Anonymous
+		m.NoCopy = m.NoCopy || v.ReadOnly
 	}
 	return nil
 }

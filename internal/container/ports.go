@@ -199,6 +199,7 @@ type VolumeInfo struct {
 	Driver    string
 	Source    string // the directory inspect shows as the mount's source, known before it is mounted
 	Anonymous bool
+	ReadOnly  bool // a snapshot: it must be mounted read-only, and nothing is copied into it
 }
 
 // Volumes gives containers their volumes. A reference (Acquire … Release)

@@ -362,3 +362,36 @@ func TestRecoveryOfIntents(t *testing.T) {
 		t.Errorf("rename: %v, %v, %v", vs, err, r.recs.recs)
 	}
 }
+
+// A container can have a snapshot as a read-only volume, and holds it.
+func TestSnapshotAsAVolume(t *testing.T) {
+	r := newSnapRig(t)
+	r.take(t, "one")
+	i, err := r.Acquire(t.Context(), Request{Name: "data@one", Container: "c1"})
+	if err != nil || !i.ReadOnly || i.Name != "data@one" || i.Source != "/fake/data@one" {
+		t.Errorf("got %+v, %v", i, err)
+	}
+	for _, bad := range []string{"data@nope", "nope@one", "@one", "data@"} {
+		if _, err := r.Acquire(t.Context(), Request{Name: bad, Container: "c1"}); !errdefs.IsNotFound(err) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	path, err := r.MountAt(t.Context(), "data@one", "c1", "/d", false)
+	if err != nil || path != "/fake/data@one" {
+		t.Errorf("got %s, %v", path, err)
+	}
+	r.restartSnap(t)
+	must(t, r.Reattach(t.Context(), "data@one", "c1", true))
+	wantErr(t, r.RemoveSnapshot(t.Context(), "data", "one"), errdefs.IsConflict, "snapshot one of volume data is in use - [c1]")
+	wantErr(t, r.Rename(t.Context(), "data", "moved"), errdefs.IsConflict, "rename data: volume is in use - [c1@one]")
+	_, _, err = r.Rollback(t.Context(), "data", "one", "kept") // a reader of the snapshot is in nobody's way
+	must(t, err)
+	must(t, r.Unmount(t.Context(), "data@one", "c1"))
+	if r.local.mounted["data"] {
+		t.Error("still mounted")
+	}
+	must(t, r.RemoveAnonymous(t.Context(), "data@one"))
+	must(t, r.Release(t.Context(), "data@one", "c1"))
+	must(t, r.RemoveSnapshot(t.Context(), "data", "one"))
+	must(t, r.Release(t.Context(), "data@one", "c1"))
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -16,7 +17,12 @@ import (
 
 // Acquire finds or creates the volume for a container, which refers to it from
 // then on: it cannot be removed until Release.
+//
+// The name volume@snapshot means a snapshot, which must be there.
 func (s *Service) Acquire(ctx context.Context, r Request) (Info, error) {
+	if vol, snap, ok := strings.Cut(r.Name, SnapshotSeparator); ok {
+		return s.acquireSnapshot(ctx, vol, snap, r)
+	}
 	e, unlock, err := s.ensure(ctx, CreateOptions{Name: r.Name, Driver: r.Driver, Options: r.Options, Labels: r.Labels})
 	if err != nil {
 		return Info{}, err
@@ -29,6 +35,9 @@ func (s *Service) Acquire(ctx context.Context, r Request) (Info, error) {
 
 // Reattach refers again to a volume after a daemon restart.
 func (s *Service) Reattach(ctx context.Context, name, container string, mounted bool) error {
+	if vol, snap, ok := strings.Cut(name, SnapshotSeparator); ok {
+		return s.reattachSnapshot(ctx, vol, snap, container, mounted)
+	}
 	return s.with(ctx, name, func(e *entry, _ Driver) error {
 		s.setIn(e.refs, container)
 		if mounted {
@@ -70,6 +79,9 @@ func (s *Service) MountAt(ctx context.Context, name, container, at string, writa
 }
 
 func (s *Service) mountFor(ctx context.Context, name, container string, about map[string]string) (path string, err error) {
+	if vol, snap, ok := strings.Cut(name, SnapshotSeparator); ok {
+		return s.mountSnapshot(ctx, vol, snap, container, about)
+	}
 	err = s.with(ctx, name, func(e *entry, dr Driver) error {
 		path = dr.Path(e.rec.spec())
 		users := s.mounted(e)
@@ -109,6 +121,9 @@ func mount(ctx context.Context, dr Driver, v Spec) error {
 
 // Unmount ends a run of the container. Idempotent.
 func (s *Service) Unmount(ctx context.Context, name, container string) error {
+	if vol, snap, ok := strings.Cut(name, SnapshotSeparator); ok {
+		return s.unmountSnapshot(ctx, vol, snap, container)
+	}
 	return s.with(ctx, name, func(e *entry, dr Driver) error {
 		if _, ok := e.mounts[container]; !ok { // mounts change with the lock held only
 			return nil
@@ -146,7 +161,12 @@ func (s *Service) Populate(ctx context.Context, name, container, src, sub string
 // Release ends the container's reference. Idempotent; a volume that has gone is
 // no error.
 func (s *Service) Release(ctx context.Context, name, container string) error {
-	err := s.with(ctx, name, func(e *entry, _ Driver) error {
+	vol, snap, of := strings.Cut(name, SnapshotSeparator)
+	err := s.with(ctx, vol, func(e *entry, _ Driver) error {
+		if of {
+			s.unset(e.snapRefs, container+SnapshotSeparator+snap)
+			return nil
+		}
 		s.unset(e.refs, container)
 		return nil
 	})
@@ -159,6 +179,9 @@ func (s *Service) Release(ctx context.Context, name, container string) error {
 // RemoveAnonymous deletes the volume if it is anonymous and nobody refers to it
 // any more; else it does nothing.
 func (s *Service) RemoveAnonymous(ctx context.Context, name string) error {
+	if strings.Contains(name, SnapshotSeparator) {
+		return nil // a snapshot is never that
+	}
 	err := s.with(ctx, name, func(e *entry, _ Driver) error {
 		if !e.rec.Anonymous || len(s.refs(e)) > 0 {
 			return nil
