@@ -16,7 +16,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"holdfast.dev/holdfast/internal/testkit"
 )
@@ -345,7 +344,7 @@ func tour(t *testing.T, s store) {
 				continue
 			}
 			block = client.ReplaceAllString(block, program+" ")
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), buildLimit)
 			cmd := s.Command(ctx, "/bin/bash", "-exuo", "pipefail", "-c", block)
 			cmd.Dir = testkit.RepoRoot()
 			cmd.Env = append(append(cmd.Env, scriptEnv(t)...), "PATH="+testkit.BinDir()+":"+os.Getenv("PATH"))

@@ -20,9 +20,11 @@ import (
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/go-archive"
 	"github.com/moby/go-archive/chrootarchive"
+	"github.com/moby/go-archive/compression"
 	"github.com/moby/moby/api/types/container"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
@@ -201,10 +203,18 @@ func (o *opened) solve(ctx context.Context, opt bkclient.SolveOpt, progress *bui
 	return resp.ExporterResponse[exptypes.ExporterImageDigestKey], nil
 }
 
-// explain takes BuildKit's wrapping off an error.
+// explain takes BuildKit's wrapping off an error, and shows the lines of the
+// Dockerfile that it is about.
 func explain(err error) error {
-	text := strings.TrimPrefix(err.Error(), "failed to solve: ")
-	return fault.New(errdefs.ErrInvalidArgument, "%s", text)
+	var text strings.Builder
+	text.WriteString(strings.TrimPrefix(err.Error(), "failed to solve: "))
+	for _, s := range bkerrdefs.Sources(err) {
+		text.WriteByte('\n')
+		if s.Print(&text) != nil {
+			break // never: a Builder takes everything
+		}
+	}
+	return fault.New(errdefs.ErrInvalidArgument, "%s", strings.TrimRight(text.String(), "\n"))
 }
 
 func tell(progress *build.Classic, s *bkclient.SolveStatus) {
@@ -222,18 +232,36 @@ func tell(progress *build.Classic, s *bkclient.SolveStatus) {
 }
 
 // unpack extracts a context to a directory of its own.
-func (b *Builder) unpack(body io.Reader) (_ string, err error) {
+func (b *Builder) unpack(body io.Reader) (string, error) {
 	dir, err := os.MkdirTemp(b.cfg.Root, "context-")
 	if err != nil {
 		return "", fmt.Errorf("make a directory for the build context: %w", err)
 	}
-	// Whatever is in the archive, nothing of it lands outside. Device nodes have no
-	// place in a context, and its owners none on this machine.
-	err = chrootarchive.Untar(body, dir, &archive.TarOptions{NoLchown: true})
-	if err != nil {
-		return "", errors.Join(fault.Wrap(errdefs.ErrInvalidArgument, err, "read the build context"), os.RemoveAll(dir))
+	if err := b.unpackTo(body, dir); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
 	}
 	return dir, nil
+}
+
+func (b *Builder) unpackTo(body io.Reader, dir string) (err error) {
+	const what = "read the build context"
+	r, err := roomAt(b.cfg.Root)
+	if err != nil {
+		return err
+	}
+	plain, err := compression.DecompressStream(body)
+	if err != nil {
+		return fault.Wrap(errdefs.ErrInvalidArgument, err, what)
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	fits := within(plain, r, "the build context")
+	defer func() { err = errors.Join(err, fits.Close()) }()
+	// Whatever is in the archive, nothing of it lands outside. Device nodes have no
+	// place in a context, and its owners none on this machine.
+	if err := chrootarchive.UntarUncompressed(fits, dir, &archive.TarOptions{NoLchown: true}); err != nil {
+		return fault.Wrap(errdefs.ErrInvalidArgument, err, what)
+	}
+	return nil
 }
 
 // mountContext offers the context's directory to the frontend.

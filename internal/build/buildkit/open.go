@@ -35,6 +35,7 @@ import (
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/disk"
 	"github.com/moby/buildkit/util/entitlements"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/winlayers"
 	"github.com/moby/buildkit/version"
@@ -90,7 +91,7 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 		return nil, errors.Join(err, opt.MetadataStore.Close())
 	}
 	made.add(inner.Close)
-	w := &imageWorker{Worker: inner, dangling: b.cfg.Dangling}
+	w := &imageWorker{Worker: inner, dangling: b.cfg.Dangling, root: b.cfg.Root}
 	workers := &worker.Controller{}
 	if err := workers.Add(w); err != nil {
 		return nil, err
@@ -139,7 +140,9 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 	if err != nil {
 		return nil, err
 	}
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage))
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		// What errors carry goes to the client with them: the place in the Dockerfile.
+		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	ctrl.Register(server)
 	o := &opened{control: ctrl, sessions: sessions, server: server, ctx: ctx, stop: stop, lent: lent, log: b.cfg.Log}
 	if o.client, err = bkclient.New(ctx, "", bkclient.WithContextDialer(o.dial)); err != nil {

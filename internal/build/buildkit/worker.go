@@ -27,6 +27,7 @@ const engineExporter = "moby"
 type imageWorker struct {
 	*base.Worker
 	dangling string
+	root     string // on the disk where steps write
 }
 
 // Exporter implements worker.Worker.
