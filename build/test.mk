@@ -10,7 +10,7 @@ DURATION ?= 10m
 $(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && $(GO) build -o ../../$(GOLANGCI) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-.PHONY: check fix test test-unit test-api test-e2e test-chaos golden-update bench
+.PHONY: check fix test test-unit test-api test-e2e test-chaos fuzz fuzz-short golden-update bench
 
 check: $(GOLANGCI) ## lint, import rules, package comments
 	$(GOLANGCI) run ./...
@@ -36,6 +36,12 @@ test-e2e: build ## the store in a browser (root)
 
 test-chaos: build ## kill -9 loops for DURATION (root)
 	HF_CHAOS_DURATION=$(DURATION) $(GO) run ./cmd/hfdev test chaos
+
+fuzz: ## every decoder of outside bytes, DURATION each; FOCUS= narrows it (root)
+	$(GO) run ./cmd/hfdev fuzz -time $(if $(filter file,$(origin DURATION)),10s,$(DURATION)) -run '$(FOCUS)'
+
+fuzz-short: ## a second for each decoder that compiles quickly (root): CI's form
+	$(GO) run ./cmd/hfdev fuzz -short -time 1s
 
 golden-update: ## write the golden files anew
 	$(GO) test ./internal/deptest ./internal/container ./internal/daemon/config -run "Review|Spec|Reference" -update

@@ -1,5 +1,5 @@
 // Command hfdev is the developer's tool behind the make targets: it runs the
-// tests and counts them, and measures the engine against others. It is never
+// tests and counts them, fuzzes decoders, and measures the engine against others. It is never
 // shipped.
 package main
 
@@ -13,6 +13,7 @@ import (
 
 const usage = `usage:
   hfdev test [-run REGEXP] [-count N] [CLASS...]   run tests: unit, api, e2e, chaos (default: unit api e2e)
+  hfdev fuzz [-time 10s] [-short] [-run REGEXP]    run every fuzz target for a while
   hfdev bench [-quick] [-write FILE]               measure against docker and podman
 `
 
@@ -27,6 +28,8 @@ func main() {
 	switch os.Args[1] {
 	case "test":
 		err = runTests(ctx, os.Args[2:])
+	case "fuzz":
+		err = runFuzz(ctx, os.Args[2:])
 	case "bench":
 		err = runBench(ctx, os.Args[2:])
 	default:

@@ -70,6 +70,9 @@ func openRegular(dir *os.Root, name string) (*os.File, error) {
 	return f, nil
 }
 
+// maxID is the highest number of a user or group.
+const maxID = 1<<31 - 1
+
 // lookupUser finds the user and groups a process shall have, in the
 // container's own /etc/passwd and /etc/group.
 func lookupUser(root, name string, groupAdd []string) (specs.User, error) {
@@ -85,7 +88,6 @@ func lookupUser(root, name string, groupAdd []string) (specs.User, error) {
 	if err != nil {
 		return specs.User{}, err
 	}
-	out := specs.User{UID: uint32(u.Uid), GID: uint32(u.Gid), AdditionalGids: []uint32{uint32(u.Gid)}}
 	gids := u.Sgids
 	if len(groupAdd) > 0 {
 		more, err := user.GetAdditionalGroups(groupAdd, strings.NewReader(group))
@@ -94,6 +96,13 @@ func lookupUser(root, name string, groupAdd []string) (specs.User, error) {
 		}
 		gids = append(gids, more...)
 	}
+	// The library checks what the user asks for, not what the files say.
+	for _, n := range append([]int{u.Uid, u.Gid}, gids...) {
+		if n < 0 || n > maxID {
+			return specs.User{}, user.ErrRange
+		}
+	}
+	out := specs.User{UID: uint32(u.Uid), GID: uint32(u.Gid), AdditionalGids: []uint32{uint32(u.Gid)}}
 	for _, g := range gids {
 		out.AdditionalGids = append(out.AdditionalGids, uint32(g))
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	mobynet "github.com/moby/moby/api/types/network"
 )
@@ -163,7 +164,8 @@ func (s *Service) extraHosts(list []string) ([]extraHost, error) {
 		if !ok {
 			name, addr, ok = strings.Cut(v, ":")
 		}
-		if !ok || name == "" || addr == "" {
+		// A line end in a name would make lines of its own.
+		if !ok || name == "" || addr == "" || strings.ContainsFunc(name, unicode.IsControl) {
 			return nil, invalid("bad format for add-host: %q", v)
 		}
 		if addr == "host-gateway" {

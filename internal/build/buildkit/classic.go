@@ -339,12 +339,19 @@ func solveOpt(r build.Request) (opt bkclient.SolveOpt, tags []string, err error)
 	if r.ShmSize > 0 {
 		attrs["shm-size"] = strconv.FormatInt(r.ShmSize, 10)
 	}
+	if slices.Contains(r.Ulimits, nil) {
+		return opt, nil, fault.New(errdefs.ErrInvalidArgument, "an ulimit of the build is null")
+	}
 	if len(r.Ulimits) > 0 {
 		attrs["ulimit"] = ulimits(r.Ulimits)
 	}
 	opt.Frontend, opt.FrontendAttrs = "dockerfile.v0", attrs
 	for _, out := range r.Outputs {
-		opt.Exports = append(opt.Exports, bkclient.ExportEntry{Type: out.Type, Attrs: maps.Clone(out.Attrs)})
+		attrs := maps.Clone(out.Attrs)
+		if attrs == nil {
+			attrs = map[string]string{}
+		}
+		opt.Exports = append(opt.Exports, bkclient.ExportEntry{Type: out.Type, Attrs: attrs})
 	}
 	if len(r.Outputs) == 0 {
 		opt.Exports = []bkclient.ExportEntry{{Type: engineExporter, Attrs: map[string]string{}}}

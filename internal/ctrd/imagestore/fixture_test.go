@@ -38,7 +38,7 @@ const namespace = "test"
 // fixture is an image service over real stores in one directory.
 type fixture struct {
 	*image.Service
-	t     *testing.T
+	t     testing.TB
 	root  string
 	store *imagestore.Store
 	meta  *metadata.DB
@@ -115,7 +115,7 @@ func newFixture(t *testing.T) *fixture {
 	return newFixtureAt(t, t.TempDir(), imagestore.HostOptions{})
 }
 
-func newFixtureAt(t *testing.T, root string, hosts imagestore.HostOptions) *fixture {
+func newFixtureAt(t testing.TB, root string, hosts imagestore.HostOptions) *fixture {
 	t.Helper()
 	needsRoot(t)
 	f := &fixture{t: t, root: root}
@@ -132,7 +132,7 @@ func newFixtureAt(t *testing.T, root string, hosts imagestore.HostOptions) *fixt
 	f.snaps, f.cs = f.meta.Snapshotter("overlayfs"), f.meta.ContentStore()
 	tmp := filepath.Join(root, "tmp")
 	must(t, os.MkdirAll(tmp, 0o700))
-	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log := slog.New(slog.NewTextHandler(testWriter{f}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	f.store = imagestore.New(imagestore.Deps{
 		Namespace:   namespace,
 		Snapshotter: "overlayfs",
@@ -153,10 +153,10 @@ func newFixtureAt(t *testing.T, root string, hosts imagestore.HostOptions) *fixt
 	return f
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ f *fixture }
 
 func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Logf("%s", bytes.TrimSpace(p))
+	w.f.t.Logf("%s", bytes.TrimSpace(p))
 	return len(p), nil
 }
 
