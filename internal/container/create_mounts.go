@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
 )
 
@@ -133,6 +134,9 @@ func (s *Service) acquireVolumes(ctx context.Context, rec *Record) error {
 		if err != nil {
 			for j := i; j < len(rec.Mounts); j++ {
 				rec.Mounts[j].Name = "" // not held
+			}
+			if errdefs.IsNotFound(err) { // the driver; clients would take the image for missing
+				return invalid("%s", err)
 			}
 			return err
 		}

@@ -224,7 +224,7 @@ func TestCreateRefusals(t *testing.T) {
 		{"not served by holdfast: --gpus (DeviceRequests)", func(_ *container.Config, h *container.HostConfig) {
 			h.DeviceRequests = []container.DeviceRequest{{}}
 		}},
-		{"not served by holdfast: --blkio-weight", func(_ *container.Config, h *container.HostConfig) { h.BlkioWeight = 10 }},
+		{"Range of blkio weight is from 10 to 1000", func(_ *container.Config, h *container.HostConfig) { h.BlkioWeight = 9 }},
 		{"unknown or invalid runtime name: kata", func(_ *container.Config, h *container.HostConfig) { h.Runtime = "kata" }},
 		{"logger: no log driver named 'syslog' is registered", func(_ *container.Config, h *container.HostConfig) { h.LogConfig.Type = "syslog" }},
 		{"Invalid value: 101, valid memory swappiness range is 0-100", func(_ *container.Config, h *container.HostConfig) { h.MemorySwappiness = int64p(101) }},

@@ -46,22 +46,21 @@ func (f filter) match(key, value string) bool {
 
 // labels matches all of label= and none of label!=.
 func (f filter) labels(have map[string]string) bool {
-	holds := func(want string) bool {
-		key, val, hasVal := strings.Cut(want, "=")
-		got, ok := have[key]
-		return ok && (!hasVal || got == val)
-	}
-	for _, want := range f.by["label"] {
-		if !holds(want) {
-			return false
-		}
-	}
-	for _, not := range f.by["label!"] {
-		if holds(not) {
-			return false
-		}
-	}
-	return true
+	return holdsAll(have, f.by["label"]) && !slices.ContainsFunc(f.by["label!"], func(not string) bool { return holds(have, not) })
+}
+
+// annotations matches all of annotation=.
+func (f filter) annotations(have map[string]string) bool { return holdsAll(have, f.by["annotation"]) }
+
+func holdsAll(have map[string]string, wanted []string) bool {
+	return !slices.ContainsFunc(wanted, func(want string) bool { return !holds(have, want) })
+}
+
+// holds says whether the map has "key", or "key=value".
+func holds(have map[string]string, want string) bool {
+	key, val, hasVal := strings.Cut(want, "=")
+	got, ok := have[key]
+	return ok && (!hasVal || got == val)
 }
 
 // until reads the one "until" value: a time stamp, or a duration before now.

@@ -21,6 +21,7 @@ type Host struct {
 	CpusetCpus  string // "0-3"; empty where unknown
 	CpusetMems  string
 	SwapLimit   bool
+	BlockIO     BlockIO
 	Memory      uint64 // bytes; 0 where unknown
 	AppArmor    bool
 	RecursiveRO bool              // mounts can be made read-only with all below them
@@ -50,6 +51,7 @@ func ReadHost() *Host {
 	}
 	h.Hostname, _ = os.Hostname() // empty only inspires an empty name
 	h.SwapLimit = pathExists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes") || pathExists("/sys/fs/cgroup/cgroup.controllers")
+	h.BlockIO = readBlockIO("/sys/fs/cgroup")
 	var si unix.Sysinfo_t
 	if unix.Sysinfo(&si) == nil {
 		h.Memory = uint64(si.Totalram) * uint64(si.Unit)

@@ -103,7 +103,7 @@ func (n *imageNames) of(r *Record) string {
 }
 
 func (s *Service) selectBy(ctx context.Context, o ListOptions) (*selection, error) {
-	f, err := newFilter(o.Filters, "ancestor", "before", "exited", "id", "isolation", "label", "name",
+	f, err := newFilter(o.Filters, "ancestor", "annotation", "before", "exited", "id", "isolation", "label", "name",
 		"status", "health", "since", "volume", "network", "is-task", "publish", "expose")
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func (s *Service) selectBy(ctx context.Context, o ListOptions) (*selection, erro
 func (sel *selection) matches(r *Record) bool {
 	nameOK := sel.match("name", "/"+r.Name) || sel.match("name", r.Name)
 	idOK := !sel.has("id") || slices.ContainsFunc(sel.by["id"], func(p string) bool { return strings.HasPrefix(r.ID, p) })
-	if !nameOK || !idOK || !sel.labels(r.Config.Labels) || (sel.haveTask && sel.wantTask) {
+	if !nameOK || !idOK || !sel.labels(r.Config.Labels) || !sel.annotations(r.HostConfig.Annotations) || (sel.haveTask && sel.wantTask) {
 		return false
 	}
 	if sel.has("isolation") && !sel.exact("isolation", string(r.HostConfig.Isolation)) {

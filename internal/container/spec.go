@@ -36,6 +36,7 @@ type specInput struct {
 	netNS, pidNS, ipcNS             string // namespaces to join; empty: own, or the host's where the mode says so
 	devices                         []specs.LinuxDevice
 	deviceRules                     []specs.LinuxDeviceCgroup
+	blockIO                         *specs.LinuxBlockIO
 	seccompProfile                  string // content of Settings.SeccompPath
 }
 
@@ -72,7 +73,7 @@ func buildSpec(in *specInput) (*specs.Spec, error) {
 			MaskedPaths:   h.MaskedPaths,
 			ReadonlyPaths: h.ReadonlyPaths,
 			Sysctl:        sysctls(in),
-			Resources:     resources(&h.Resources),
+			Resources:     resources(&h.Resources, in.blockIO),
 		},
 		Annotations: maps.Clone(h.Annotations),
 	}

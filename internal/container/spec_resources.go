@@ -18,9 +18,10 @@ import (
 // cpuPeriod is the scheduler period that --cpus is a share of, in microseconds.
 const cpuPeriod = 100_000
 
-// resources turns the API's resources into the runtime's.
-func resources(r *container.Resources) *specs.LinuxResources {
-	return &specs.LinuxResources{Memory: memory(r), CPU: cpu(r), Pids: pids(r)}
+// resources turns the API's resources into the runtime's; io is what blockIO
+// made of them.
+func resources(r *container.Resources, io *specs.LinuxBlockIO) *specs.LinuxResources {
+	return &specs.LinuxResources{Memory: memory(r), CPU: cpu(r), Pids: pids(r), BlockIO: io}
 }
 
 func memory(r *container.Resources) *specs.LinuxMemory {

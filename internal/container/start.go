@@ -192,6 +192,9 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 		if in.devices, in.deviceRules, err = findDevices(rec.HostConfig, s.d.Host); err != nil {
 			return err
 		}
+		if in.blockIO, err = blockIO(&rec.HostConfig.Resources); err != nil {
+			return err
+		}
 		in.seccompProfile, err = s.daemonSeccomp()
 		return err
 	})

@@ -256,6 +256,9 @@ func (s *Service) validateResources(r *container.Resources, update bool) (warnin
 	if err := validateUlimits(r.Ulimits); err != nil {
 		return nil, err
 	}
+	if warnings, err = validateBlkio(r, s.d.Host.BlockIO); err != nil {
+		return warnings, err
+	}
 	if r.OomKillDisable != nil && s.d.Settings.CgroupVersion == 2 {
 		if *r.OomKillDisable {
 			warnings = append(warnings, "Your kernel does not support OomKillDisable. OomKillDisable discarded.")
@@ -407,12 +410,6 @@ func refuseUnserved(h *container.HostConfig) error {
 		{h.Cgroup != "", "Cgroup (joining another container's cgroup)"},
 		{len(h.StorageOpt) > 0, "--storage-opt"},
 		{h.UsernsMode != "" && !h.UsernsMode.IsHost(), fmt.Sprintf("--userns %s", h.UsernsMode)},
-		{h.BlkioWeight != 0, "--blkio-weight"},
-		{len(h.BlkioWeightDevice) > 0, "--blkio-weight-device"},
-		{len(h.BlkioDeviceReadBps) > 0, "--device-read-bps"},
-		{len(h.BlkioDeviceWriteBps) > 0, "--device-write-bps"},
-		{len(h.BlkioDeviceReadIOps) > 0, "--device-read-iops"},
-		{len(h.BlkioDeviceWriteIOps) > 0, "--device-write-iops"},
 		{h.CPURealtimePeriod != 0, "--cpu-rt-period"},
 		{h.CPURealtimeRuntime != 0, "--cpu-rt-runtime"},
 		{len(h.DeviceRequests) > 0, "--gpus (DeviceRequests)"},

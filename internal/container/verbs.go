@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
@@ -179,7 +180,11 @@ func (s *Service) Update(ctx context.Context, name string, u container.UpdateCon
 		return fail(err)
 	}
 	if r.Phase.alive() {
-		if err := s.d.Runtime.Update(context.WithoutCancel(ctx), r.ID, resources(&u.Resources)); err != nil {
+		io, err := blockIO(&u.Resources)
+		if err != nil {
+			return fail(err)
+		}
+		if err := s.d.Runtime.Update(context.WithoutCancel(ctx), r.ID, resources(&u.Resources, io)); err != nil {
 			return fail(err)
 		}
 	}
@@ -238,6 +243,25 @@ func applyUpdate(h container.HostConfig, u container.UpdateConfig) (container.Ho
 	} {
 		if f.from != 0 {
 			*f.to = f.from
+		}
+	}
+	if u.BlkioWeight != 0 {
+		h.BlkioWeight = u.BlkioWeight
+	}
+	if len(u.BlkioWeightDevice) > 0 {
+		h.BlkioWeightDevice = u.BlkioWeightDevice
+	}
+	for _, l := range []struct {
+		to   *[]*blkiodev.ThrottleDevice
+		from []*blkiodev.ThrottleDevice
+	}{
+		{&h.BlkioDeviceReadBps, u.BlkioDeviceReadBps},
+		{&h.BlkioDeviceWriteBps, u.BlkioDeviceWriteBps},
+		{&h.BlkioDeviceReadIOps, u.BlkioDeviceReadIOps},
+		{&h.BlkioDeviceWriteIOps, u.BlkioDeviceWriteIOps},
+	} {
+		if len(l.from) > 0 {
+			*l.to = l.from
 		}
 	}
 	h.CpusetCpus = first(u.CpusetCpus, h.CpusetCpus)
