@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -25,6 +26,7 @@ const usage = `usage:
   nettool udpecho ADDR          send datagrams back
   nettool sink ADDR             count what TCP connections send, answer the count
   nettool send ADDR SECONDS     send as fast as it goes, print bytes per second
+  nettool agent SOCKET          ask an SSH agent for its keys, print the answer as it is
 `
 
 const patience = 2 * time.Second
@@ -73,6 +75,8 @@ func run(args []string) error {
 			return err
 		}
 		return send(args[1], time.Duration(seconds)*time.Second)
+	case "agent":
+		return agent(ctx, args[1])
 	}
 	return fmt.Errorf("%s", usage)
 }
@@ -82,6 +86,26 @@ func serve(addr, text string) error {
 		fmt.Fprintln(w, text)
 	})}
 	return srv.ListenAndServe()
+}
+
+// agent speaks as much of the agents' protocol as it takes: messages begin with
+// their length.
+func agent(ctx context.Context, socket string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	const requestIdentities = 11
+	if _, err := conn.Write([]byte{0, 0, 0, 1, requestIdentities}); err != nil {
+		return err
+	}
+	var size uint32
+	if err := binary.Read(conn, binary.BigEndian, &size); err != nil {
+		return err
+	}
+	_, err = io.CopyN(os.Stdout, conn, int64(size))
+	return err
 }
 
 func get(url string) error {
