@@ -10,7 +10,7 @@ DURATION ?= 10m
 $(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && $(GO) build -o ../../$(GOLANGCI) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-.PHONY: check fix test test-unit test-api test-e2e test-chaos fuzz fuzz-short golden-update bench
+.PHONY: check fix test test-unit test-api test-cluster test-e2e test-chaos fuzz fuzz-short golden-update bench
 
 check: $(GOLANGCI) ## lint, import rules, package comments
 	$(GOLANGCI) run ./...
@@ -30,6 +30,9 @@ test-unit: ## tests beside the code; without root those that need it are skipped
 
 test-api: build ## tests against one daemon (root)
 	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' api
+
+test-cluster: build ## swarms of several daemons on this machine (root)
+	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' cluster
 
 test-e2e: build ## the store in a browser (root)
 	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' e2e

@@ -12,7 +12,7 @@ import (
 )
 
 const usage = `usage:
-  hfdev test [-run REGEXP] [-count N] [CLASS...]   run tests: unit, api, e2e, chaos (default: unit api e2e)
+  hfdev test [-run REGEXP] [-count N] [CLASS...]   run tests: unit, api, cluster, e2e, chaos (default: all but chaos)
   hfdev fuzz [-time 10s] [-short] [-run REGEXP]    run every fuzz target for a while
   hfdev bench [-quick] [-write FILE]               measure against docker and podman
 `

@@ -38,6 +38,7 @@ func classes() []class {
 		{name: "api", args: []string{"-timeout=20m"}, pkgs: []string{"./test/api/..."}},
 		{name: "api", args: []string{"-timeout=10m"}, pkgs: []string{"./test/compat/..."}},
 		{name: "api", args: []string{"-timeout=15m"}, pkgs: []string{"./test/course/..."}},
+		{name: "cluster", args: []string{"-timeout=20m"}, pkgs: []string{"./test/cluster/..."}},
 		{name: "e2e", args: []string{"-timeout=15m"}, pkgs: []string{"./test/e2e/..."}},
 		{name: "chaos", args: []string{"-timeout=24h", "-run=Chaos"}, pkgs: []string{"./test/api/..."}},
 	}
@@ -70,7 +71,7 @@ func runTests(ctx context.Context, args []string) error {
 	}
 	want := fs.Args()
 	if len(want) == 0 {
-		want = []string{"unit", "api", "e2e"}
+		want = []string{"unit", "api", "cluster", "e2e"}
 	}
 	t := &tally{output: map[string][]string{}, ran: map[string]int{}}
 	var errs []error

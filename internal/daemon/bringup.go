@@ -62,7 +62,7 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	d.events = event.NewBus(d.clock)
 
 	for _, step := range []func(context.Context) error{
-		d.startEngine, d.startImages, d.startLedger, d.startVolumes, d.startNetworks, d.startContainers, d.runLedger, d.startBuilder,
+		d.startEngine, d.startImages, d.startLedger, d.startVolumes, d.startNetworks, d.startContainers, d.runLedger, d.startBuilder, d.startSwarm,
 	} {
 		if err := step(ctx); err != nil {
 			return err

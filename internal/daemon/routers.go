@@ -9,6 +9,7 @@ import (
 	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
 	networkrouter "holdfast.dev/holdfast/internal/httpapi/router/network"
 	storagerouter "holdfast.dev/holdfast/internal/httpapi/router/storage"
+	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
 	volumerouter "holdfast.dev/holdfast/internal/httpapi/router/volume"
 )
@@ -25,5 +26,6 @@ func (d *Daemon) routers() []route.Router {
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),
+		swarmrouter.New(swarmBackend{d.swarm}),
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/registry"
-	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
 
@@ -78,8 +77,8 @@ func (b systemBackend) Info(ctx context.Context) (system.Info, error) {
 		DriverStatus:      d.driverStatus(),
 		Plugins: system.PluginsInfo{
 			Volume:  d.volumes.Drivers(),
-			Network: []string{"bridge", "host", "null"},
-			Log:     []string{"json-file", "local", "none"},
+			Network: networkDrivers(),
+			Log:     logDrivers(),
 		},
 		MemoryLimit:     cg["memory"],
 		SwapLimit:       d.facts.Cgroup.SwapLimit,
@@ -118,7 +117,7 @@ func (b systemBackend) Info(ctx context.Context) (system.Info, error) {
 			"io.containerd.runc.v2": {Runtime: system.Runtime{Path: "runc"}},
 		},
 		DefaultRuntime:      "runc",
-		Swarm:               swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
+		Swarm:               d.swarm.Info(ctx),
 		LiveRestoreEnabled:  d.settings().LiveRestore,
 		InitBinary:          filepath.Base(d.paths.Init),
 		ContainerdCommit:    system.Commit{ID: moduleVersion("github.com/containerd/containerd/v2")},
@@ -132,6 +131,9 @@ func (b systemBackend) Info(ctx context.Context) (system.Info, error) {
 	}
 	return info, nil
 }
+
+func networkDrivers() []string { return []string{"bridge", "host", "null"} }
+func logDrivers() []string     { return []string{"json-file", "local", "none"} }
 
 func sysctlOn(name string) bool {
 	b, err := os.ReadFile(filepath.Join("/proc/sys", name))

@@ -30,6 +30,7 @@ type pkg struct {
 	Dir        string
 	Standard   bool
 	GoFiles    []string
+	Imports    []string
 	Deps       []string
 	Module     *struct{ Path string }
 }
@@ -47,7 +48,6 @@ var forbidden = []struct {
 	{"cmd/holdfastd", "github.com/moby/moby/v2", "nothing of dockerd's code is in the engine"},
 	{"cmd/holdfastd", module + "/internal/cli", "the daemon knows no client commands"},
 	{"cmd/holdfastd", module + "/internal/testkit", "test support is not shipped"},
-	{"cmd/holdfastd", "testing", "test support is not shipped"},
 	{"cmd/holdfast", module + "/internal/daemon", "the client talks to the daemon over its API only"},
 	{"cmd/holdfast", module + "/internal/ctrd", "the client talks to the daemon over its API only"},
 	{"cmd/holdfast", module + "/internal/container", "the client talks to the daemon over its API only"},
@@ -87,6 +87,11 @@ var forbidden = []struct {
 	{"internal/network/nft", module + "/internal/network/link", "adapters do not know each other"},
 	{"internal/network/link", module + "/internal/network/nft", "adapters do not know each other"},
 	{"internal/volume/local", module + "/internal/container", "adapters fill their own domain's port"},
+	{"internal/cluster/...", module + "/internal/httpapi", "the swarm does not know how it is asked"},
+	{"internal/cluster/...", module + "/internal/ctrd", "the swarm works through the domains"},
+	{"internal/cluster/...", module + "/internal/store", "the swarm's truth is in SwarmKit's own store"},
+	{"internal/httpapi/...", module + "/internal/cluster", "routers call only the Backend they declare"},
+	{"internal/httpapi/...", "github.com/moby/swarmkit/v2", "SwarmKit is internal/cluster's technology"},
 	{"internal/httpapi/...", module + "/internal/ctrd", "routers call only the Backend they declare"},
 	{"internal/httpapi/...", module + "/internal/store", "routers call only the Backend they declare"},
 	{"internal/httpapi/...", module + "/internal/daemon", "routers call only the Backend they declare"},
@@ -113,6 +118,30 @@ func TestNothingForbiddenIsReached(t *testing.T) {
 		if !matched {
 			t.Errorf("the rule for %s holds no package", f.from)
 		}
+	}
+}
+
+// shipsTests are packages of others that hold test code among their sources. They
+// are known and cannot be had without; nothing else may bring testing along.
+var shipsTests = []string{
+	"github.com/moby/swarmkit/v2/manager/allocator",
+	"github.com/stretchr/testify/suite", // of the one above
+}
+
+func TestNoTestSupportIsShipped(t *testing.T) {
+	found := 0
+	for _, p := range list(t, "-deps", "./cmd/holdfastd") {
+		switch {
+		case !slices.Contains(p.Imports, "testing"):
+		case slices.Contains(shipsTests, p.ImportPath):
+			found++
+		case p.Standard:
+		default:
+			t.Errorf("%s imports testing: test support is not shipped", p.ImportPath)
+		}
+	}
+	if found != len(shipsTests) {
+		t.Errorf("%d of the %d known exceptions are there: take the others out", found, len(shipsTests))
 	}
 }
 
@@ -194,7 +223,7 @@ func diff(want, got string) string {
 
 func list(t *testing.T, args ...string) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-e", "-json=ImportPath,Name,Dir,Standard,GoFiles,Deps,Module"}, args...)...)
+	cmd := exec.Command("go", append([]string{"list", "-e", "-json=ImportPath,Name,Dir,Standard,GoFiles,Imports,Deps,Module"}, args...)...)
 	cmd.Dir = "../.."
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -227,8 +227,8 @@ func TestCommandsNotServedSaySo(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"swarm", "init"}, "not supported by this release of Holdfast"},
-		{[]string{"swarm", "join", "--token", "x", "127.0.0.1"}, "not supported by this release of Holdfast"},
+		{[]string{"swarm", "init", "--advertise-addr", "nowhere"}, "advertise address must be a non-zero IP address"},
+		{[]string{"swarm", "join", "--token", "x", "127.0.0.1"}, "invalid join token"},
 		{[]string{"service", "ls"}, "not a swarm manager"},
 		{[]string{"node", "ls"}, "not a swarm manager"},
 		{[]string{"stack", "ls"}, "not a swarm manager"},

@@ -10,11 +10,6 @@ import (
 	"holdfast.dev/holdfast/internal/httpapi/route"
 )
 
-const (
-	notManager = `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`
-	notMember  = "This node is not part of a swarm"
-)
-
 // absent lists the endpoints of Docker's that this release doesn't have.
 func absent() []route.Route {
 	var out []route.Route
@@ -23,18 +18,6 @@ func absent() []route.Route {
 			out = append(out, route.Route{Method: method, Path: p, Handler: h})
 		}
 	}
-	swarm := refuse(errdefs.ErrUnavailable, notManager)
-	add(swarm, http.MethodGet, "/swarm", "/swarm/unlockkey")
-	add(swarm, http.MethodPost, "/swarm/update", "/swarm/unlock")
-	for _, kind := range []string{"/nodes", "/services", "/tasks", "/secrets", "/configs"} {
-		add(swarm, http.MethodGet, kind, kind+"/{id}", kind+"/{id}/logs")
-		add(swarm, http.MethodPost, kind+"/create", kind+"/{id}/update")
-		add(swarm, http.MethodDelete, kind+"/{id}")
-	}
-	add(refuse(errdefs.ErrUnavailable, notMember), http.MethodPost, "/swarm/leave")
-	add(refuse(errdefs.ErrNotImplemented, "clusters are not supported by this release of Holdfast; a later one brings them"),
-		http.MethodPost, "/swarm/init", "/swarm/join")
-
 	add(noPlugins, http.MethodGet, "/plugins")
 	add(noSuchPlugin, http.MethodGet, "/plugins/{name:.*}/json")
 	add(noSuchPlugin, http.MethodDelete, "/plugins/{name:.*}")

@@ -197,12 +197,6 @@ func TestAbsentParts(t *testing.T) {
 	}{
 		{"GET", "/plugins", 200, "[]"},
 		{"GET", "/plugins/x/y:z/json", 404, `plugin \"x/y:z\" not found`},
-		{"GET", "/swarm", 503, "This node is not a swarm manager."},
-		{"GET", "/services", 503, "This node is not a swarm manager."},
-		{"GET", "/nodes/abc", 503, "This node is not a swarm manager."},
-		{"POST", "/v1.41/secrets/create", 503, "This node is not a swarm manager."},
-		{"POST", "/swarm/leave", 503, "This node is not part of a swarm"},
-		{"POST", "/swarm/init", 501, "a later one brings them"},
 	} {
 		resp, body := call(t, s, c.method, c.path, "")
 		if resp.StatusCode != c.status || !strings.Contains(body, c.text) {

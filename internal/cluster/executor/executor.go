@@ -1,0 +1,227 @@
+package executor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	dockercontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/swarmkit/v2/agent"
+	"github.com/moby/swarmkit/v2/agent/exec"
+	"github.com/moby/swarmkit/v2/api"
+
+	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/container"
+)
+
+// Containers is the container service as tasks need it.
+type Containers interface {
+	Create(ctx context.Context, in container.CreateOptions) (dockercontainer.CreateResponse, error)
+	Start(ctx context.Context, name string) error
+	Stop(ctx context.Context, name, signal string, timeout *int) error
+	Kill(ctx context.Context, name, signal string) error
+	Wait(ctx context.Context, name string, cond dockercontainer.WaitCondition) (<-chan dockercontainer.WaitResponse, error)
+	Remove(ctx context.Context, name string, o container.RemoveOptions) error
+	Inspect(ctx context.Context, name string, size bool) (dockercontainer.InspectResponse, error)
+	List(ctx context.Context, o container.ListOptions) ([]dockercontainer.Summary, error)
+	Logs(ctx context.Context, name string, o container.LogsOptions, stdout, stderr io.Writer) error
+}
+
+// Images brings images to this node.
+type Images interface {
+	// Has tells whether a container can be made of the image as it is.
+	Has(ctx context.Context, ref string) (bool, error)
+	// Pull fetches it; auth is what a client sent for the registry, still encoded.
+	Pull(ctx context.Context, ref, auth string) error
+}
+
+// Events tells what happens to containers.
+type Events interface {
+	Subscribe(ctx context.Context, sinceNano int64, keep func(events.Message) bool) ([]events.Message, <-chan events.Message)
+}
+
+// Facts are what the scheduler knows of this node.
+type Facts struct {
+	Hostname, Arch, OS string
+	EngineVersion      string
+	CPUs               int
+	Memory             int64
+	Labels             []string // key=value
+	Volume, Network    []string // drivers
+	Log                []string
+}
+
+// Deps are the parts an Executor works with; all are required.
+type Deps struct {
+	Log        *slog.Logger
+	Containers Containers
+	Images     Images
+	Events     Events
+	Facts      func() Facts
+	SecretsDir string // below the exec root; becomes a file system in memory
+}
+
+// Labels of a task's container, as Docker names them.
+const (
+	labelTask        = "com.docker.swarm.task"
+	labelTaskID      = "com.docker.swarm.task.id"
+	labelTaskName    = "com.docker.swarm.task.name"
+	labelNodeID      = "com.docker.swarm.node.id"
+	labelServiceID   = "com.docker.swarm.service.id"
+	labelServiceName = "com.docker.swarm.service.name"
+)
+
+// Executor makes controllers for tasks.
+type Executor struct {
+	d    Deps
+	deps exec.DependencyManager
+
+	mounting sync.Mutex // held across the mount and unmount of SecretsDir
+
+	mu    sync.Mutex // guards the fields below; never held across I/O
+	held  bool
+	tasks map[string]struct{} // IDs that SwarmKit knows of on this node
+}
+
+var (
+	_ exec.Executor        = (*Executor)(nil)
+	_ exec.SecretsProvider = (*Executor)(nil)
+	_ exec.ConfigsProvider = (*Executor)(nil)
+	_ exec.VolumesProvider = (*Executor)(nil)
+)
+
+// New returns an executor. It does nothing until a node uses it.
+func New(d Deps) *Executor {
+	return &Executor{d: d, deps: agent.NewDependencyManager(noPlugins{}), tasks: map[string]struct{}{}}
+}
+
+// Describe implements exec.Executor. Any difference between two answers makes
+// the agent open its session anew, so everything is in order.
+func (e *Executor) Describe(context.Context) (*api.NodeDescription, error) {
+	return describe(e.d.Facts()), nil
+}
+
+func describe(f Facts) *api.NodeDescription {
+	labels := map[string]string{}
+	for _, l := range f.Labels {
+		k, v, _ := strings.Cut(l, "=")
+		labels[k] = v
+	}
+	var plugins []api.PluginDescription
+	for kind, names := range map[string][]string{"Volume": f.Volume, "Network": f.Network, "Log": f.Log} {
+		for _, n := range names {
+			plugins = append(plugins, api.PluginDescription{Type: kind, Name: n})
+		}
+	}
+	slices.SortFunc(plugins, func(a, b api.PluginDescription) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name))
+	})
+	return &api.NodeDescription{
+		Hostname:  f.Hostname,
+		Platform:  &api.Platform{Architecture: f.Arch, OS: f.OS},
+		Engine:    &api.EngineDescription{EngineVersion: f.EngineVersion, Labels: labels, Plugins: plugins},
+		Resources: &api.Resources{NanoCPUs: int64(f.CPUs) * 1e9, MemoryBytes: f.Memory},
+	}
+}
+
+// Configure implements exec.Executor: what a node is asked to be changes
+// nothing here, the scheduler acts on it.
+func (e *Executor) Configure(context.Context, *api.Node) error { return nil }
+
+// SetNetworkBootstrapKeys implements exec.Executor: there are no overlay networks.
+func (e *Executor) SetNetworkBootstrapKeys([]*api.EncryptionKey) error { return nil }
+
+// Secrets implements exec.SecretsProvider.
+func (e *Executor) Secrets() exec.SecretsManager { return e.deps.Secrets() }
+
+// Configs implements exec.ConfigsProvider.
+func (e *Executor) Configs() exec.ConfigsManager { return e.deps.Configs() }
+
+// Volumes implements exec.VolumesProvider.
+func (e *Executor) Volumes() exec.VolumesManager { return e.deps.Volumes() }
+
+// Controller implements exec.Executor.
+func (e *Executor) Controller(t *api.Task) (exec.Controller, error) {
+	if t.Spec.GetContainer() == nil {
+		return nil, fmt.Errorf("%w: only containers are run", exec.ErrRuntimeUnsupported)
+	}
+	e.mu.Lock()
+	e.tasks[t.ID] = struct{}{}
+	e.mu.Unlock()
+	return newController(e, t), nil
+}
+
+// Hold implements cluster.Executor.
+func (e *Executor) Hold() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held = true
+}
+
+func (e *Executor) isHeld() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.held
+}
+
+// restrict gives a task the secrets and configs that its spec names, and no others.
+func (e *Executor) restrict(t *api.Task) exec.DependencyGetter { return agent.Restrict(e.deps, t) }
+
+// forget is called when nothing of a task is left.
+func (e *Executor) forget(task string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.tasks, task)
+}
+
+// Sweep removes containers of tasks that SwarmKit does not know: a daemon that
+// died between two steps of a removal leaves them. It may be called once the
+// agent has read its tasks.
+func (e *Executor) Sweep(ctx context.Context) error {
+	e.mu.Lock()
+	known := maps.Clone(e.tasks)
+	e.mu.Unlock()
+	return e.remove(ctx, func(task string) bool { _, ok := known[task]; return !ok })
+}
+
+// Purge implements cluster.Executor.
+func (e *Executor) Purge(ctx context.Context) error {
+	err := e.remove(ctx, func(string) bool { return true })
+	e.mu.Lock()
+	e.tasks, e.held = map[string]struct{}{}, false
+	e.mu.Unlock()
+	e.deps.Secrets().Reset()
+	e.deps.Configs().Reset()
+	return errors.Join(err, e.dropSecretsDir())
+}
+
+func (e *Executor) remove(ctx context.Context, match func(task string) bool) error {
+	all, err := e.d.Containers.List(ctx, container.ListOptions{All: true, Filters: map[string][]string{"label": {labelTaskID}}})
+	if err != nil {
+		return fmt.Errorf("list containers of tasks: %w", err)
+	}
+	var errs []error
+	for _, c := range all {
+		task := c.Labels[labelTaskID]
+		if !match(task) {
+			continue
+		}
+		e.d.Log.Info("container of a task that is gone removed", logkey.Container, c.ID, logkey.Name, task)
+		err := e.d.Containers.Remove(ctx, c.ID, container.RemoveOptions{Force: true, Volumes: true})
+		if err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, e.dropSecrets(task))
+	}
+	return errors.Join(errs...)
+}

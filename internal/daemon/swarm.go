@@ -1,0 +1,134 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/pkg/authconfig"
+	"github.com/moby/moby/api/types/swarm"
+
+	"holdfast.dev/holdfast/internal/cluster"
+	"holdfast.dev/holdfast/internal/cluster/executor"
+	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
+	"holdfast.dev/holdfast/internal/image"
+)
+
+// This file joins the swarm with the domains that run its tasks.
+
+var (
+	_ swarmrouter.Backend = swarmBackend{}
+	_ executor.Images     = taskImages{}
+)
+
+func (d *Daemon) startSwarm(ctx context.Context) error {
+	run := filepath.Join(d.cfg.ExecRoot, "swarm")
+	d.swarm = cluster.New(cluster.Deps{
+		Clock:    d.clock,
+		Log:      d.log,
+		Dir:      filepath.Join(d.cfg.Root, "swarm"),
+		RunDir:   run,
+		Hostname: d.facts.Hostname,
+		OwnLink:  ownLink,
+		Executor: executor.New(executor.Deps{
+			Log:        d.log,
+			Containers: d.containers,
+			Images:     taskImages{d.images},
+			Events:     d.events,
+			Facts:      d.nodeFacts,
+			SecretsDir: filepath.Join(run, "tasks"),
+		}),
+	})
+	d.onStop(d.swarm.Close)
+	return d.swarm.Start(ctx)
+}
+
+// ownLink tells the interfaces that engines make from those of the machine.
+func ownLink(name string) bool {
+	return slices.ContainsFunc([]string{"hf", "br-", "veth", "docker"}, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+func (d *Daemon) nodeFacts() executor.Facts {
+	return executor.Facts{
+		Hostname:      d.facts.Hostname,
+		Arch:          d.facts.Arch,
+		OS:            runtime.GOOS,
+		EngineVersion: d.version.Version,
+		CPUs:          d.facts.CPUs,
+		Memory:        d.facts.Memory,
+		Labels:        d.labels(),
+		Volume:        d.volumes.Drivers(),
+		Network:       networkDrivers(),
+		Log:           logDrivers(),
+	}
+}
+
+// taskImages brings images to tasks.
+type taskImages struct{ s *image.Service }
+
+// Has implements executor.Images.
+func (p taskImages) Has(ctx context.Context, ref string) (bool, error) {
+	_, err := p.s.Runnable(ctx, ref, nil)
+	if err == nil {
+		return true, nil
+	}
+	if errdefs.IsNotFound(err) {
+		err = nil
+	}
+	return false, err
+}
+
+// Pull implements executor.Images.
+func (p taskImages) Pull(ctx context.Context, ref, auth string) error {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return err
+	}
+	o := image.PullOptions{}
+	if a, err := authconfig.Decode(auth); err == nil && a != nil {
+		o.Auth = *a
+	}
+	return p.s.Pull(ctx, reference.TagNameOnly(named), o, io.Discard)
+}
+
+// swarmService is embedded by this name, because the service has a method Service.
+type swarmService = cluster.Service
+
+// swarmBackend gives the router the swarm. Requests and replies have the same
+// fields on both sides; only their types differ.
+type swarmBackend struct{ *swarmService }
+
+// Update implements the swarm router's Backend.
+func (b swarmBackend) Update(ctx context.Context, version uint64, spec swarm.Spec, r swarmrouter.Rotation) error {
+	return b.swarmService.Update(ctx, version, spec, cluster.Rotation(r))
+}
+
+// UpdateService implements the swarm router's Backend.
+func (b swarmBackend) UpdateService(ctx context.Context, ref string, u swarmrouter.ServiceUpdate) (swarm.ServiceUpdateResponse, error) {
+	return b.swarmService.UpdateService(ctx, ref, cluster.ServiceUpdate(u))
+}
+
+// Logs implements the swarm router's Backend.
+func (b swarmBackend) Logs(
+	ctx context.Context, o swarmrouter.LogsOptions, started func(tty bool) error, emit func(swarmrouter.LogLine) error,
+) error {
+	find, ref := b.ServiceLogs, o.Service
+	if o.Task != "" {
+		find, ref = b.TaskLogs, o.Task
+	}
+	src, err := find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if err := started(src.TTY); err != nil {
+		return err
+	}
+	return b.swarmService.Logs(ctx, src, cluster.LogsOptions{
+		Stdout: o.Stdout, Stderr: o.Stderr, Follow: o.Follow, Since: o.Since, Tail: o.Tail,
+	}, func(l cluster.LogLine) error { return emit(swarmrouter.LogLine(l)) })
+}

@@ -1,0 +1,2 @@
+// Package cluster tests swarms of real daemons through the stock docker CLI.
+package cluster
