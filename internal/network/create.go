@@ -35,7 +35,7 @@ func (s *Service) checkCreate(req mobynet.CreateRequest) (*Record, error) {
 		return nil, err
 	}
 	r := &Record{
-		ID: id, Name: req.Name, Driver: DriverBridge, Created: s.d.Clock.Now().UTC(),
+		ID: id, Name: req.Name, Driver: orElse(req.Driver, DriverBridge), Created: s.d.Clock.Now().UTC(),
 		Internal: req.Internal, Attachable: req.Attachable,
 		Options: maps.Clone(req.Options), Labels: maps.Clone(req.Labels),
 		Bridge: "br-" + id[:12],
@@ -46,7 +46,7 @@ func (s *Service) checkCreate(req mobynet.CreateRequest) (*Record, error) {
 	if r.EnableIPv6, err = enabled(req.EnableIPv6, req.Options, optEnableIPv6, false); err != nil {
 		return nil, err
 	}
-	if !r.EnableIPv4 && !r.EnableIPv6 {
+	if !r.EnableIPv4 && !r.EnableIPv6 && r.Driver == DriverBridge {
 		return nil, invalid("IPv4 or IPv6 must be enabled")
 	}
 	if err := checkOptions(req.Options); err != nil {
@@ -55,11 +55,19 @@ func (s *Service) checkCreate(req mobynet.CreateRequest) (*Record, error) {
 	if name := req.Options[optBridgeName]; name != "" {
 		r.Bridge = name
 	}
+	if err := checkVlan(r); err != nil {
+		return nil, err
+	}
 	if s.d.Settings.MTU > 0 && r.Options[optMTU] == "" {
 		if r.Options == nil {
 			r.Options = map[string]string{}
 		}
 		r.Options[optMTU] = strconv.Itoa(s.d.Settings.MTU)
+	}
+	if req.IPAM != nil && req.IPAM.Driver == ipamNull {
+		if err := noAddresses(r); err != nil {
+			return nil, err
+		}
 	}
 	if req.IPAM != nil {
 		if err := checkIPAM(req.IPAM.Config, r.EnableIPv6); err != nil {
@@ -104,10 +112,10 @@ func checkServed(req mobynet.CreateRequest) error {
 		return fault.New(errdefs.ErrNotImplemented, "%s is not supported by this engine", what)
 	}
 	switch req.Driver {
-	case "", DriverBridge:
+	case "", DriverBridge, DriverMacvlan, DriverIPvlan:
 	case DriverHost, DriverNull:
 		return fault.New(errdefs.ErrPermissionDenied, "only one instance of %q network is allowed", req.Driver)
-	case "macvlan", "ipvlan", "overlay":
+	case "overlay":
 		return refuse("network driver " + req.Driver)
 	default:
 		return fault.New(errdefs.ErrNotFound, "could not find plugin %s in v1 plugin registry: plugin not found", req.Driver)
@@ -125,7 +133,7 @@ func checkServed(req mobynet.CreateRequest) error {
 	if req.IPAM == nil {
 		return nil
 	}
-	if d := req.IPAM.Driver; d != "" && d != "default" {
+	if d := req.IPAM.Driver; d != "" && d != "default" && d != ipamNull {
 		return refuse("IPAM driver " + d)
 	}
 	for k := range req.IPAM.Options {
@@ -133,6 +141,9 @@ func checkServed(req mobynet.CreateRequest) error {
 	}
 	return nil
 }
+
+// ipamNull is the IPAM driver that gives no addresses.
+const ipamNull = "null"
 
 func checkOptions(o map[string]string) error {
 	for _, k := range slices.Sorted(maps.Keys(o)) {
@@ -263,9 +274,10 @@ func outside(a netip.Addr, subnet netip.Prefix) string {
 func (s *Service) assignSubnets(ctx context.Context, r *Record, want *mobynet.IPAM) error {
 	r.IPAM = mobynet.IPAM{Driver: "default"}
 	if want != nil {
+		r.IPAM.Driver = orElse(want.Driver, "default")
 		r.IPAM.Options = want.Options // none, or none by name: clients see the difference
 	}
-	taken := s.ownSubnets(r.ID)
+	taken := s.ownSubnets(r)
 	have := map[int]bool{}
 	if want != nil {
 		for _, c := range want.Config {
@@ -280,7 +292,7 @@ func (s *Service) assignSubnets(ctx context.Context, r *Record, want *mobynet.IP
 			if c.Subnet.Bits() == 0 || c.Subnet.Addr().IsUnspecified() {
 				continue // Docker's way to say "any"
 			}
-			if fam == 4 && have[4] {
+			if have[fam] && r.Driver == DriverBridge {
 				return fault.New(errdefs.ErrPermissionDenied, "bridge driver doesn't support multiple subnets")
 			}
 			if _, hit := overlapsAny(c.Subnet, taken); hit {
@@ -330,8 +342,10 @@ func addConfig(r *Record, c mobynet.IPAMConfig) error {
 			return fault.Wrap(errdefs.ErrInvalidArgument, err, "failed to allocate secondary ip address (%s:%s)", name, c.AuxAddress[name])
 		}
 	}
-	if !c.Gateway.IsValid() {
-		gw, err := sn.allocate("gateway")
+	// On a parent's wire the gateway is somebody else's machine: there is none
+	// unless it is named.
+	if !c.Gateway.IsValid() && r.Driver == DriverBridge {
+		gw, err := sn.allocate("gateway", nil)
 		if err != nil {
 			return fault.Wrap(errdefs.ErrInvalidArgument, err, "failed to allocate gateway ()")
 		}
@@ -341,13 +355,15 @@ func addConfig(r *Record, c mobynet.IPAMConfig) error {
 	return nil
 }
 
-// ownSubnets lists the subnets of every network but one.
-func (s *Service) ownSubnets(except string) []netip.Prefix {
+// ownSubnets lists the subnets of other networks that one must not overlap.
+// Networks on parents may be parts of one wire.
+func (s *Service) ownSubnets(r *Record) []netip.Prefix {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []netip.Prefix
+	_, wire := r.vlan()
 	for _, n := range s.nets {
-		if n.rec.ID == except {
+		if _, other := n.rec.vlan(); n.rec.ID == r.ID || (wire && other) {
 			continue
 		}
 		for _, c := range n.rec.IPAM.Config {

@@ -102,6 +102,9 @@ func checkEndpoint(n *netw, want *mobynet.EndpointSettings) error {
 	if mac := want.MacAddress; len(mac) != 0 && (len(mac) != 6 || mac[0]&1 != 0) {
 		errs = append(errs, fmt.Sprintf("invalid MAC address: %s", mac))
 	}
+	if len(want.MacAddress) != 0 && n.rec.Driver == DriverIPvlan {
+		errs = append(errs, "ipvlan interfaces do not support custom mac address assignment")
+	}
 	if len(errs) > 0 {
 		return invalid("invalid endpoint settings:\n%s", strings.Join(errs, "\n"))
 	}
@@ -220,32 +223,32 @@ func (s *Service) assign(e *endpoint) error {
 	}
 	set.IPAddress, set.GlobalIPv6Address, set.Gateway, set.IPv6Gateway = netip.Addr{}, netip.Addr{}, netip.Addr{}, netip.Addr{}
 	set.IPPrefixLen, set.GlobalIPv6PrefixLen = 0, 0
-	if n.rec.Driver != DriverBridge {
+	if !n.rec.linked() {
 		set.MacAddress = nil
 		return nil
 	}
-	sn, a, err := take(n.v4, v4, e.id)
+	sn, a, err := take(n.v4, v4, e.id, s.onOtherWires(n))
 	if err != nil {
 		return noAddress(err, 4, n.rec)
 	}
 	if sn != nil {
 		set.IPAddress, set.IPPrefixLen = a, sn.prefix.Bits()
-		if !n.rec.Internal {
+		if !n.rec.closed() && !n.rec.routed() {
 			set.Gateway = sn.gateway
 		}
 	}
-	sn, a, err = take(n.v6, v6, e.id)
+	sn, a, err = take(n.v6, v6, e.id, s.onOtherWires(n))
 	if err != nil {
 		s.unplan([]*endpoint{e})
 		return noAddress(err, 6, n.rec)
 	}
 	if sn != nil {
 		set.GlobalIPv6Address, set.GlobalIPv6PrefixLen = a, sn.prefix.Bits()
-		if !n.rec.Internal {
+		if !n.rec.closed() && !n.rec.routed() {
 			set.IPv6Gateway = sn.gateway
 		}
 	}
-	if len(set.MacAddress) == 0 {
+	if len(set.MacAddress) == 0 && n.rec.Driver != DriverIPvlan { // whose interfaces have their parent's
 		set.MacAddress = macFor(set.IPAddress, set.GlobalIPv6Address)
 	}
 	return nil
@@ -260,17 +263,20 @@ func noAddress(err error, ver int, r *Record) error {
 
 // take reserves the wanted address, or any one, in the first subnet that has it.
 // Without subnets it gives none.
-func take(sns []*subnet, want netip.Addr, owner string) (*subnet, netip.Addr, error) {
+func take(sns []*subnet, want netip.Addr, owner string, busy func(netip.Addr) bool) (*subnet, netip.Addr, error) {
 	var err error
 	for _, sn := range sns {
 		if want.IsValid() {
 			if !sn.prefix.Contains(want) {
 				continue
 			}
+			if busy != nil && busy(want) {
+				return nil, netip.Addr{}, fault.New(errdefs.ErrPermissionDenied, "Address already in use")
+			}
 			return sn, want, sn.reserve(want, owner)
 		}
 		var a netip.Addr
-		if a, err = sn.allocate(owner); err == nil {
+		if a, err = sn.allocate(owner, busy); err == nil {
 			return sn, a, nil
 		}
 	}
@@ -313,11 +319,12 @@ func (s *Service) unplan(eps []*endpoint) {
 // attach makes the endpoint's interface. Networks without a link have none.
 func (s *Service) attach(ctx context.Context, sb *sandbox, e *endpoint) error {
 	r := e.net.rec
-	if r.Driver != DriverBridge {
+	if !r.linked() {
 		return nil
 	}
+	vlan, _ := r.vlan()
 	i := Interface{
-		Sandbox: sb.req.Container, Bridge: r.Bridge, Host: e.host, Name: e.set.DriverOpts[optIfname],
+		Sandbox: sb.req.Container, Bridge: r.Bridge, Vlan: vlan, Host: e.host, Name: e.set.DriverOpts[optIfname],
 		Prefix: r.Options[optIfacePrefix], MAC: net.HardwareAddr(e.set.MacAddress), MTU: r.mtu(),
 		Isolate: !optBool(r.Options, optICC, true),
 	}
@@ -359,7 +366,7 @@ func linkLocal(a netip.Addr) netip.Prefix {
 // dnsNames are the names others on the network find a container by; the first
 // is the one that reverse queries get.
 func dnsNames(r *Record, q SandboxRequest, aliases []string) []string {
-	if r.Driver != DriverBridge || r.Predefined {
+	if !r.linked() || r.Predefined {
 		return nil
 	}
 	var out []string

@@ -64,14 +64,21 @@ func (s *subnet) usable(a netip.Addr) bool {
 	return a.Is6() || a != last(s.prefix)
 }
 
-// allocate takes the lowest free address of the range.
-func (s *subnet) allocate(owner string) (netip.Addr, error) {
+// allocate takes the lowest free address of the range that is not busy elsewhere.
+func (s *subnet) allocate(owner string, busy func(netip.Addr) bool) (netip.Addr, error) {
+	skipped := false
 	for a := s.hint; a.IsValid() && s.rng.Contains(a); a = a.Next() {
 		if _, taken := s.used[a]; taken || !s.usable(a) {
 			continue
 		}
+		if busy != nil && busy(a) {
+			skipped = true
+			continue
+		}
 		s.used[a] = owner
-		s.hint = a
+		if !skipped {
+			s.hint = a
+		}
 		return a, nil
 	}
 	return netip.Addr{}, fault.New(errdefs.ErrUnavailable, "no available addresses on this pool")

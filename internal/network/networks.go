@@ -96,7 +96,7 @@ func (s *Service) Create(ctx context.Context, req mobynet.CreateRequest) (mobyne
 	}
 	s.create.Lock()
 	defer s.create.Unlock()
-	if err := s.nameFree(req.Name, r.Bridge); err != nil {
+	if err := s.nameFree(r); err != nil {
 		return mobynet.CreateResponse{}, err
 	}
 	if err := s.assignSubnets(ctx, r, req.IPAM); err != nil {
@@ -118,6 +118,9 @@ func (s *Service) Create(ctx context.Context, req mobynet.CreateRequest) (mobyne
 }
 
 func (s *Service) bringUp(ctx context.Context, r *Record) error {
+	if _, vlan := r.vlan(); vlan {
+		return s.ensureParent(ctx, r)
+	}
 	if err := s.ensureBridge(ctx, r); err != nil {
 		return err
 	}
@@ -129,8 +132,10 @@ func (s *Service) discard(ctx context.Context, r *Record) {
 	s.mu.Lock()
 	delete(s.nets, r.ID)
 	s.mu.Unlock()
-	if err := s.d.Link.RemoveBridge(ctx, r.Bridge); err != nil {
-		s.d.Log.Warn("remove bridge", logkey.Network, r.Name, logkey.Err, err)
+	if !s.shared(r) {
+		if err := s.d.Link.RemoveLink(ctx, r.Bridge); err != nil {
+			s.d.Log.Warn("remove link", logkey.Network, r.Name, logkey.Err, err)
+		}
 	}
 	if err := s.sync(ctx); err != nil {
 		s.d.Log.Warn("remove firewall rules", logkey.Network, r.Name, logkey.Err, err)
@@ -140,18 +145,20 @@ func (s *Service) discard(ctx context.Context, r *Record) {
 	}
 }
 
-func (s *Service) nameFree(name, bridge string) error {
+func (s *Service) nameFree(r *Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var others []*Record
 	for _, n := range s.nets {
-		if n.rec.Name == name {
-			return fault.New(errdefs.ErrConflict, "network with name %s already exists", name)
+		if n.rec.Name == r.Name {
+			return fault.New(errdefs.ErrConflict, "network with name %s already exists", r.Name)
 		}
-		if n.rec.Bridge == bridge {
-			return fault.New(errdefs.ErrPermissionDenied, "cannot create network %s: conflicts with network %s (%s): networks have same bridge name", name, n.rec.ID, n.rec.Name)
+		if n.rec.Bridge == r.Bridge && n.rec.Driver == r.Driver && r.Driver == DriverBridge {
+			return fault.New(errdefs.ErrPermissionDenied, "cannot create network %s: conflicts with network %s (%s): networks have same bridge name", r.Name, n.rec.ID, n.rec.Name)
 		}
+		others = append(others, n.rec)
 	}
-	return nil
+	return parentFree(r, others)
 }
 
 // Remove deletes a network that no container is in.
@@ -231,7 +238,7 @@ func (s *Service) Inspect(_ context.Context, nameOrID string) (mobynet.Inspect, 
 			IPv6Address: prefixOrZero(e.set.GlobalIPv6Address, e.set.GlobalIPv6PrefixLen),
 		}
 	}
-	if n.rec.Driver == DriverBridge {
+	if n.rec.linked() {
 		out.Status = n.status()
 	}
 	return out, nil

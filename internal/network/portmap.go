@@ -130,10 +130,10 @@ func (s *Service) publishPorts(ctx context.Context, sb *sandbox) error {
 
 // publisherOf is the endpoint whose network's settings rule publishing.
 func publisherOf(sb *sandbox) *endpoint {
-	if e := gatewayOf(sb, false); e != nil {
+	if e := natOf(sb, false); e != nil {
 		return e
 	}
-	return gatewayOf(sb, true)
+	return natOf(sb, true)
 }
 
 // hostAddrs are the host addresses that a wanted port is bound on.
@@ -242,10 +242,10 @@ func (c *portCursor) next() uint16 {
 // the container has one, else the other, which only the forwarder can reach.
 func target(sb *sandbox, b *binding) (netip.AddrPort, bool) {
 	var v4, v6 netip.Addr
-	if e := gatewayOf(sb, false); e != nil {
+	if e := natOf(sb, false); e != nil {
 		v4 = e.set.IPAddress
 	}
-	if e := gatewayOf(sb, true); e != nil {
+	if e := natOf(sb, true); e != nil {
 		v6 = e.set.GlobalIPv6Address
 	}
 	same, other := v4, v6

@@ -34,11 +34,12 @@ type Bridge struct {
 	Isolate bool // ports may talk to the bridge only, not to each other
 }
 
-// Interface describes one end of a container in a bridge.
+// Interface describes one end of a container in a bridge, or on a parent.
 type Interface struct {
 	Sandbox string
-	Bridge  string
-	Host    string // name of the end in the bridge
+	Bridge  string // or parent
+	Vlan    Vlan   // how it sits on its parent; zero for bridges
+	Host    string // name of the end in the bridge; a mark of the interface on a parent
 	Name    string // name inside; empty: the first free one of Prefix
 	Prefix  string // "eth"
 	MAC     net.HardwareAddr
@@ -55,7 +56,11 @@ type Interface struct {
 type Link interface {
 	// EnsureBridge makes the bridge or brings an existing one to what is wanted.
 	EnsureBridge(ctx context.Context, b Bridge) error
-	RemoveBridge(ctx context.Context, name string) error
+	// EnsureParent finds the link that interfaces are to sit on, or makes it where
+	// it is one that we make. errdefs.ErrNotFound where it is the user's and not there.
+	EnsureParent(ctx context.Context, p Parent) error
+	// RemoveLink takes a bridge or parent away that we made; others stay.
+	RemoveLink(ctx context.Context, name string) error
 	// Occupied lists the subnets that the host has addresses in or routes to,
 	// but for those of the named links.
 	Occupied(ctx context.Context, except ...string) ([]netip.Prefix, error)
@@ -75,8 +80,10 @@ type Link interface {
 	Attach(ctx context.Context, i Interface) (name string, err error)
 	// Detach takes an interface away by the name of its host end.
 	Detach(ctx context.Context, hostEnd string) error
-	// Gateways sets the default routes; an invalid address takes the route away.
-	Gateways(ctx context.Context, sandbox string, v4, v6 netip.Addr) error
+	// Unseat takes an interface that sits on a parent out of its sandbox, by its mark.
+	Unseat(ctx context.Context, sandbox, mark string) error
+	// Gateways sets the default routes; a zero way takes the route away.
+	Gateways(ctx context.Context, sandbox string, v4, v6 Way) error
 	// Stats reads the counters of the interfaces inside, loopback left out.
 	Stats(ctx context.Context, sandbox string) (map[string]container.NetworkStats, error)
 

@@ -8,9 +8,11 @@ import (
 
 // Drivers of networks.
 const (
-	DriverBridge = "bridge"
-	DriverHost   = "host"
-	DriverNull   = "null"
+	DriverBridge  = "bridge"
+	DriverMacvlan = "macvlan"
+	DriverIPvlan  = "ipvlan"
+	DriverHost    = "host"
+	DriverNull    = "null"
 )
 
 // Record is a network as it is kept across restarts. It doesn't change after
@@ -32,7 +34,7 @@ type Record struct {
 	Options    map[string]string
 	Labels     map[string]string
 	Attachable bool   // kept for clients; every local network can be attached to
-	Bridge     string // name of the link, for the bridge driver
+	Bridge     string // name of the link: the bridge, or the parent of macvlan and ipvlan
 }
 
 // Options of the bridge driver.

@@ -60,7 +60,7 @@ func (s *Service) adopt(sb *sandbox, info SandboxInfo) error {
 		}
 		e := &endpoint{
 			id: set.EndpointID, net: n, name: sb.req.Name, host: s.hostEnd(set.EndpointID),
-			set: set.Copy(), attached: n.rec.Driver == DriverBridge,
+			set: set.Copy(), attached: n.rec.linked(),
 		}
 		sb.eps = append(sb.eps, e)
 		if err := n.adopt(sb.req.Container, e); err != nil {
@@ -195,7 +195,7 @@ func (s *Service) Sweep(ctx context.Context, known []string) error {
 	for _, name := range bridges {
 		if !keepBridge[name] {
 			s.d.Log.Info("removing orphan", logkey.Name, name)
-			removing(name, s.d.Link.RemoveBridge(ctx, name))
+			removing(name, s.d.Link.RemoveLink(ctx, name))
 		}
 	}
 	s.fw.Lock()

@@ -169,7 +169,11 @@ func (s *Service) teardown(ctx context.Context, sb *sandbox) error {
 	}
 	var hostEnds []string
 	for _, e := range sb.eps {
-		if e.attached {
+		if _, vlan := e.net.rec.vlan(); vlan && e.attached {
+			// Not left to the namespace's end, which the kernel gets to later: until
+			// then the next one with this hardware address would be refused.
+			errs = append(errs, s.d.Link.Unseat(ctx, sb.req.Container, e.host))
+		} else if e.attached {
 			hostEnds = append(hostEnds, e.host)
 		}
 	}
@@ -265,13 +269,20 @@ func (s *Service) unplug(ctx context.Context, sb *sandbox, e *endpoint) error {
 	s.showNames(sb)
 	var errs []error
 	if e.attached {
-		errs = append(errs, s.d.Link.Detach(ctx, e.host))
+		errs = append(errs, s.detach(ctx, sb, e))
 		e.attached = false
 	}
 	s.mu.Lock()
 	s.unplan([]*endpoint{e})
 	s.mu.Unlock()
 	return errors.Join(append(errs, s.route(ctx, sb), s.retarget(ctx, sb), s.relink(ctx), s.updateFiles(sb, e, false))...)
+}
+
+func (s *Service) detach(ctx context.Context, sb *sandbox, e *endpoint) error {
+	if _, vlan := e.net.rec.vlan(); vlan {
+		return s.d.Link.Unseat(ctx, sb.req.Container, e.host)
+	}
+	return s.d.Link.Detach(ctx, e.host)
 }
 
 // Disconnect takes a container out of a network while it runs.
@@ -368,7 +379,7 @@ func (s *Service) showNames(sb *sandbox) {
 	sb.view.zones.Store(&zones)
 	sb.view.links.Store(&ls)
 	var up []Upstream
-	if slices.ContainsFunc(sb.eps, func(e *endpoint) bool { return !e.net.rec.Internal }) {
+	if slices.ContainsFunc(sb.eps, func(e *endpoint) bool { return !e.net.rec.closed() }) {
 		up = s.upstreams(sb.req)
 	}
 	sb.view.upstreams.Store(&up)
@@ -406,7 +417,7 @@ func usesResolver(sb *sandbox) bool {
 }
 
 // named tells whether containers find each other by name there.
-func (n *netw) named() bool { return n.rec.Driver == DriverBridge && !n.rec.Predefined }
+func (n *netw) named() bool { return n.rec.linked() && !n.rec.Predefined }
 
 // sortEndpoints puts first what gives the default route.
 func sortEndpoints(eps []*endpoint) {
@@ -420,12 +431,12 @@ func sortEndpoints(eps []*endpoint) {
 
 // route sets the default routes by the endpoints there are. op is held.
 func (s *Service) route(ctx context.Context, sb *sandbox) error {
-	var v4, v6 netip.Addr
+	var v4, v6 Way
 	if e := gatewayOf(sb, false); e != nil {
-		v4 = e.set.Gateway
+		v4 = e.wayOf(false)
 	}
 	if e := gatewayOf(sb, true); e != nil {
-		v6 = e.set.IPv6Gateway
+		v6 = e.wayOf(true)
 	}
 	if err := s.d.Link.Gateways(ctx, sb.req.Container, v4, v6); err != nil {
 		return fmt.Errorf("set default route: %w", err)
@@ -436,13 +447,18 @@ func (s *Service) route(ctx context.Context, sb *sandbox) error {
 // gatewayOf is the endpoint that leads out of a sandbox; nil if none does.
 func gatewayOf(sb *sandbox, v6 bool) *endpoint {
 	for _, e := range sb.eps {
-		gw := e.set.Gateway
-		if v6 {
-			gw = e.set.IPv6Gateway
-		}
-		if e.attached && gw.IsValid() {
+		if e.attached && e.wayOf(v6) != (Way{}) {
 			return e
 		}
+	}
+	return nil
+}
+
+// natOf is the endpoint that leads out and that rules can lead in by: the host
+// has no part in what happens on a parent's wire.
+func natOf(sb *sandbox, v6 bool) *endpoint {
+	if e := gatewayOf(sb, v6); e != nil && e.net.rec.Driver == DriverBridge {
+		return e
 	}
 	return nil
 }

@@ -143,10 +143,13 @@ func (s *Service) Start(ctx context.Context) error {
 		return err
 	}
 	for _, n := range s.networks() {
-		if n.rec.Driver != DriverBridge {
+		ensure := s.ensureBridge
+		if _, vlan := n.rec.vlan(); vlan {
+			ensure = s.ensureParent
+		} else if n.rec.Driver != DriverBridge {
 			continue
 		}
-		if err := s.ensureBridge(ctx, n.rec); err != nil {
+		if err := ensure(ctx, n.rec); err != nil {
 			if n.rec.Predefined {
 				return err
 			}

@@ -459,3 +459,67 @@ func TestICCOffLinksAndNoProxy(t *testing.T) {
 	}
 	closed("app", "http://"+format(d, "db", "{{.NetworkSettings.Networks.bridge.IPAddress}}")+"/")
 }
+
+// Containers as neighbours on the host's wire, by what docker's flags say.
+func TestMacvlanNetwork(t *testing.T) {
+	notOnTwin(t, "20.10 names a gateway of its own")
+	d := daemon(t)
+	// The wire: a pair of links, the far end in a container that is the router there.
+	d.Exec("ip", "link", "add", "wire0", "type", "veth", "peer", "name", "wire1")
+	t.Cleanup(func() { d.Exec("ip", "link", "del", "wire0") })
+	for _, l := range []string{"wire0", "wire1"} {
+		d.Exec("ip", "link", "set", l, "up")
+	}
+	d.Docker("network", "create", "-d", "macvlan", "-o", "parent=wire0", "--subnet", "10.205.0.0/24", "--ip-range", "10.205.0.128/25",
+		"--gateway", "10.205.0.2", "--aux-address", "printer=10.205.0.129", "--ipv6", "--subnet", "fd00:205::/64", "wire")
+	d.Docker("network", "create", "-d", "macvlan", "-o", "parent=wire1", "--subnet", "10.205.0.0/24", "far")
+	equal(t, "inspect", format(d, "wire", `{{.Driver}} {{.Scope}} {{index .Options "parent"}} {{(index .IPAM.Config 0).IPRange}} {{index (index .IPAM.Config 0).AuxiliaryAddresses "printer"}}`),
+		"macvlan local wire0 10.205.0.128/25 10.205.0.129")
+	web(d, "router", "--network", "far", "--ip", "10.205.0.2", "--privileged")
+	web(d, "on", "--network", "wire", "--network-alias", "wired")
+	web(d, "fixed", "--network", "name=wire,ip=10.205.0.5,ip6=fd00:205::5,mac-address=02:42:0a:cd:00:99")
+	equal(t, "first of the range", format(d, "on", "{{.NetworkSettings.Networks.wire.IPAddress}}"), "10.205.0.128")
+	equal(t, "inside", d.Docker("exec", "fixed", "sh", "-c", "cat /sys/class/net/eth0/address; ip -o -6 addr show eth0 scope global | awk '{print $4}'; ip route | head -1"),
+		"02:42:0a:cd:00:99\nfd00:205::5/64\ndefault via 10.205.0.2 dev eth0 ")
+	get(d, "fixed", "http://wired/", "on")
+	get(d, "on", "http://[fd00:205::5]/", "fixed")
+	get(d, "on", "http://10.205.0.2/", "router")
+	get(d, "router", "http://10.205.0.5/", "fixed")
+	d.DockerFails("has active endpoints", "network", "rm", "wire")
+	d.Docker("network", "disconnect", "wire", "on")
+	if r := d.DockerResult("exec", "router", "nettool", "get", "http://10.205.0.128/"); r.Code == 0 {
+		t.Errorf("answers after the disconnect: %s", r)
+	}
+	d.Docker("network", "connect", "--alias", "again", "wire", "on")
+	get(d, "fixed", "http://again/", "on")
+	d.Docker("restart", "-t", "0", "fixed")
+	get(d, "router", "http://10.205.0.5/", "fixed")
+	d.KillAndStart()
+	get(d, "router", "http://10.205.0.5/", "fixed")
+	get(d, "fixed", "http://again/", "on")
+	d.DockerFails("IPAM driver mine is not supported by this engine", "network", "create", "--ipam-driver", "mine", "n1")
+	d.DockerFails("requested macvlan mode 'loud' is not valid", "network", "create", "-d", "macvlan", "-o", "macvlan_mode=loud", "n1")
+	d.Docker("rm", "-f", "router", "on", "fixed")
+	d.Docker("network", "rm", "wire", "far")
+}
+
+// The way out is by the network that has the highest priority, and --internal
+// ones have none.
+func TestGatewayPriorityAndInternal(t *testing.T) {
+	notOnTwin(t, "20.10 connects one network at a time, without priorities")
+	d := daemon(t)
+	d.Docker("network", "create", "--subnet", "10.206.1.0/24", "aaa")
+	d.Docker("network", "create", "--subnet", "10.206.2.0/24", "bbb")
+	d.Docker("network", "create", "--subnet", "10.206.3.0/24", "--internal", "inner")
+	up(d, "--name", "multi", "--network", "name=aaa", "--network", "name=bbb,gw-priority=1", "--network", "name=inner,gw-priority=9", "busybox", "sleep", "600")
+	way := func() string { return d.Docker("exec", "multi", "sh", "-c", "ip route | grep ^default | cut -d' ' -f3") }
+	equal(t, "highest that leads out", way(), "10.206.2.1")
+	equal(t, "inspect", format(d, "multi", "{{.NetworkSettings.Networks.bbb.GwPriority}}"), "1")
+	d.Docker("network", "disconnect", "bbb", "multi")
+	equal(t, "the next one", way(), "10.206.1.1")
+	d.Docker("network", "connect", "--gw-priority", "5", "bbb", "multi")
+	equal(t, "back", way(), "10.206.2.1")
+	d.Docker("network", "disconnect", "aaa", "multi")
+	d.Docker("network", "disconnect", "bbb", "multi")
+	equal(t, "internal only", way(), "")
+}

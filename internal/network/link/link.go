@@ -233,20 +233,20 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 	return netip.PrefixFrom(a, ones)
 }
 
-// RemoveBridge implements network.Link. A bridge that we didn't make stays.
-func (l *Link) RemoveBridge(_ context.Context, name string) error {
+// RemoveLink implements network.Link.
+func (l *Link) RemoveLink(_ context.Context, name string) error {
 	br, err := l.h.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look for bridge %s: %w", name, err)
+		return fmt.Errorf("look for link %s: %w", name, err)
 	}
 	if !strings.HasPrefix(br.Attrs().Alias, l.ownerMark()) {
 		return nil
 	}
 	if err := l.h.LinkDel(br); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove bridge %s: %w", name, err)
+		return fmt.Errorf("remove link %s: %w", name, err)
 	}
 	return nil
 }
@@ -351,7 +351,7 @@ func (l *Link) Leftovers(context.Context) (boxes, ends, bridges []string, err er
 		switch a := k.Attrs(); {
 		case k.Type() == "veth" && strings.HasPrefix(a.Name, prefix):
 			ends = append(ends, a.Name)
-		case k.Type() == "bridge" && strings.HasPrefix(a.Alias, l.ownerMark()):
+		case strings.HasPrefix(a.Alias, l.ownerMark()): // and parents
 			bridges = append(bridges, a.Name)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -270,13 +271,16 @@ func (l *Link) RemoveSandbox(_ context.Context, id string, hostEnds []string) er
 func (l *Link) Attach(ctx context.Context, i network.Interface) (string, error) {
 	br, err := l.h.LinkByName(i.Bridge)
 	if err != nil {
-		return "", fmt.Errorf("bridge %s: %w", i.Bridge, err)
+		return "", fmt.Errorf("interface %s: %w", i.Bridge, err)
 	}
 	box, err := os.Open(l.path(i.Sandbox))
 	if err != nil {
 		return "", fmt.Errorf("open namespace: %w", err)
 	}
 	defer box.Close()
+	if i.Vlan != (network.Vlan{}) {
+		return l.attachVlan(ctx, i, br, box)
+	}
 	name, err := l.addVeth(i, br, int(box.Fd()))
 	if err != nil {
 		return "", err
@@ -323,6 +327,9 @@ func (*Link) Filters() bool {
 	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
+// maxInterfaces bounds the search for a free name.
+const maxInterfaces = 1024
+
 // addVeth makes the pair with its ends in place: the host's in the bridge and
 // up, the other inside under its name. Without a wished name it is the first
 // free one of the prefix.
@@ -331,7 +338,7 @@ func (l *Link) addVeth(i network.Interface, br netlink.Link, boxFd int) (string,
 	if mtu == 0 {
 		mtu = br.Attrs().MTU
 	}
-	for n := 0; n < 1024; n++ {
+	for n := 0; n < maxInterfaces; n++ {
 		name := i.Name
 		if name == "" {
 			name = i.Prefix + strconv.Itoa(n)
@@ -412,7 +419,7 @@ func (l *Link) Detach(_ context.Context, hostEnd string) error {
 }
 
 // Gateways implements network.Link.
-func (l *Link) Gateways(_ context.Context, sandbox string, v4, v6 netip.Addr) error {
+func (l *Link) Gateways(_ context.Context, sandbox string, v4, v6 network.Way) error {
 	return ns.Do(l.path(sandbox), func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
@@ -423,15 +430,28 @@ func (l *Link) Gateways(_ context.Context, sandbox string, v4, v6 netip.Addr) er
 	})
 }
 
-// gateway makes gw the only default route of a family.
-func gateway(h *netlink.Handle, family int, gw netip.Addr) error {
+// gateway makes the way the only default route of a family.
+func gateway(h *netlink.Handle, family int, way network.Way) error {
+	want := netlink.Route{Family: family}
+	switch {
+	case way.Via.IsValid():
+		want.Gw = way.Via.AsSlice()
+	case way.Out.IsValid():
+		index, err := holderOf(h, family, way.Out)
+		if err != nil {
+			return err
+		}
+		want.LinkIndex, want.Scope = index, netlink.SCOPE_LINK
+		want.Dst = prefixNet(family)
+	}
 	routes, err := h.RouteListFiltered(family, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return fmt.Errorf("list default routes: %w", err)
 	}
 	set := false
 	for _, r := range routes {
-		if have, ok := netip.AddrFromSlice(r.Gw); ok && have.Unmap() == gw {
+		have, ok := netip.AddrFromSlice(r.Gw)
+		if (ok && have.Unmap() == way.Via) || (!ok && want.LinkIndex != 0 && r.LinkIndex == want.LinkIndex) {
 			set = true
 			continue
 		}
@@ -439,13 +459,35 @@ func gateway(h *netlink.Handle, family int, gw netip.Addr) error {
 			return fmt.Errorf("remove default route: %w", err)
 		}
 	}
-	if set || !gw.IsValid() {
+	if set || way == (network.Way{}) {
 		return nil
 	}
-	if err := h.RouteAdd(&netlink.Route{Gw: gw.AsSlice(), Family: family}); err != nil {
-		return fmt.Errorf("add default route by %s: %w", gw, err)
+	if err := h.RouteAdd(&want); err != nil {
+		return fmt.Errorf("add default route %s: %w", way, err)
 	}
 	return nil
+}
+
+// prefixNet is everything, as routes by an interface want it spelt.
+func prefixNet(family int) *net.IPNet {
+	if family == netlink.FAMILY_V6 {
+		return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+}
+
+// holderOf is the interface that has an address.
+func holderOf(h *netlink.Handle, family int, a netip.Addr) (int, error) {
+	addrs, err := h.AddrList(nil, family)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return 0, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, have := range addrs {
+		if prefixOf(have.IPNet).Addr() == a {
+			return have.LinkIndex, nil
+		}
+	}
+	return 0, fmt.Errorf("no interface has the address %s", a)
 }
 
 // Stats implements network.Link.
@@ -463,7 +505,7 @@ func (l *Link) Stats(_ context.Context, sandbox string) (map[string]container.Ne
 		}
 		for _, k := range links {
 			s := k.Attrs().Statistics
-			if k.Type() != "veth" || s == nil {
+			if (k.Type() != "veth" && k.Type() != "macvlan" && k.Type() != "ipvlan") || s == nil {
 				continue
 			}
 			out[k.Attrs().Name] = container.NetworkStats{
