@@ -90,7 +90,7 @@ func (r *root) addOwn() {
 		case "image":
 			c.AddCommand(newOutdated(r.cli))
 		case "volume":
-			c.AddCommand(newCheck(r.cli))
+			addVolumeVerbs(c, r.cli)
 			extendVolumeList(sub(c, "ls"), r.cli)
 		case "system":
 			extendDF(sub(c, "df"), r.cli)

@@ -12,6 +12,7 @@ import (
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
 	volumerouter "holdfast.dev/holdfast/internal/httpapi/router/volume"
+	volumesrouter "holdfast.dev/holdfast/internal/httpapi/router/volumes"
 )
 
 // routers are the endpoints, in the order in which patterns are tried.
@@ -23,6 +24,7 @@ func (d *Daemon) routers() []route.Router {
 		buildrouter.New(d.builder),
 		extensionrouter.New(d.images, checker{d.volumes}),
 		storagerouter.New(storageBackend{d}),
+		volumesrouter.New(d.volumes, tars{}, d.clock),
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),

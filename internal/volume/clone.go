@@ -70,7 +70,7 @@ func (s *Service) Clone(ctx context.Context, o CloneOptions) (_ volume.Volume, m
 		if made, err = cl.Clone(ctx, h.rec.spec(), o.Snapshot, r.spec()); err != nil || o.Snapshot != "" {
 			return err
 		}
-		return s.still(h, consistency, asClone)
+		return s.still(h, consistency, h.dr.Capabilities().PointInTime)
 	})
 	if err != nil {
 		return volume.Volume{}, made, err

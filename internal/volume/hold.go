@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -57,7 +58,8 @@ type held struct {
 	e       *entry
 	rec     Record // as it was then
 	dr      Driver
-	users   []string // who had it mounted before
+	as      string   // who it is among the users
+	users   []string // who had it mounted before and may write
 	release func() error
 }
 
@@ -74,7 +76,7 @@ func (s *Service) hold(ctx context.Context, name, as string, alone bool) (held, 
 		if err := whole(e); err != nil {
 			return err
 		}
-		h = held{e: e, rec: e.rec, dr: dr, users: s.mounted(e)}
+		h = held{e: e, rec: e.rec, dr: dr, as: as, users: s.writers(e)}
 		if err := mount(ctx, dr, e.rec.spec()); err != nil {
 			return err
 		}
@@ -164,16 +166,20 @@ func (h held) moment(live bool, capable Capabilities) (Consistency, error) {
 }
 
 // still refuses a copy that was to be clean and during which somebody came.
-func (s *Service) still(h held, c Consistency, as string) error {
-	if c != Clean || h.dr.Capabilities().PointInTime {
+func (s *Service) still(h held, c Consistency, pointInTime bool) error {
+	if c != Clean || pointInTime {
 		return nil
 	}
-	for _, u := range s.mounted(h.e) {
-		if u != as {
-			return fault.New(errdefs.ErrConflict, "container %s started on volume %s while it was copied: nothing was kept", u, h.rec.Name)
-		}
+	for _, u := range s.writers(h.e) {
+		return fault.New(errdefs.ErrConflict, "container %s started on volume %s while it was copied: nothing was kept", u, h.rec.Name)
 	}
 	return nil
+}
+
+// writers are those who have the volume mounted and may write. Verbs that only
+// read are among the users too; no container is named like them.
+func (s *Service) writers(e *entry) []string {
+	return slices.DeleteFunc(s.mounted(e), func(u string) bool { return strings.Contains(u, " ") })
 }
 
 func snapshotter(dr Driver) (Snapshotter, error) {

@@ -94,7 +94,7 @@ func (s *Service) takeSnapshot(ctx context.Context, sn Snapshotter, h held, snap
 		return made, err
 	}
 	snap.Method = made.Method
-	if err = s.still(h, snap.Consistency, asSnapshot); err == nil {
+	if err = s.still(h, snap.Consistency, h.dr.Capabilities().PointInTime); err == nil {
 		err = failpoint.Hit("volume.snapshot.afterDriver")
 	}
 	if err == nil {
@@ -377,7 +377,7 @@ func (s *Service) mayRollBack(e *entry, dr Driver, name string) (Snapshotter, er
 	if e.rec.snapshot(name) == nil {
 		return nil, noSnapshot(e.rec.Name, name)
 	}
-	if users := s.mounted(e); len(users) > 0 {
+	if users := s.mounted(e); len(users) > 0 { // readers too: they would see another volume
 		return nil, fault.New(errdefs.ErrConflict, "volume %s is in use by running containers [%s]: stop them first", e.rec.Name, strings.Join(users, ", "))
 	}
 	return sn, nil

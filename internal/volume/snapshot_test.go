@@ -372,7 +372,7 @@ func TestSnapshotAsAVolume(t *testing.T) {
 		t.Errorf("got %+v, %v", i, err)
 	}
 	for _, bad := range []string{"data@nope", "nope@one", "@one", "data@"} {
-		if _, err := r.Acquire(t.Context(), Request{Name: bad, Container: "c1"}); !errdefs.IsNotFound(err) {
+		if _, err := r.Acquire(t.Context(), Request{Name: bad, Container: "c1"}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}

@@ -28,6 +28,10 @@ func (s *Service) acquireSnapshot(ctx context.Context, vol, snap string, r Reque
 		i = Info{Name: r.Name, Driver: dr.Name(), Source: sn.SnapshotPath(e.rec.spec(), snap), ReadOnly: true}
 		return nil
 	})
+	if errdefs.IsNotFound(err) {
+		// Clients take a 404 at a container's creation for a missing image.
+		err = fault.New(errdefs.ErrInvalidArgument, "%s", err)
+	}
 	return i, err
 }
 

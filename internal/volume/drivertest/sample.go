@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,7 +39,7 @@ func Sample(t *testing.T, dir, text string) {
 	write(t, p("a\nb*"), nil)
 	f, err := os.Create(p("sparse"))
 	must(t, err)
-	_, err = f.WriteAt([]byte("end of "+text), 64<<20)
+	_, err = f.WriteAt([]byte("end of "+text), 8<<20)
 	must(t, errors.Join(err, f.Close()))
 	for i := range 50 {
 		write(t, p(fmt.Sprintf("sub/many%d", i)), []byte(strings.Repeat(text, i)))
@@ -99,7 +100,7 @@ func Describe(t *testing.T, dir string) string {
 		}
 		names := make([]byte, 1000)
 		if n, err := unix.Llistxattr(p, names); err == nil {
-			for _, x := range strings.FieldsFunc(string(names[:n]), func(r rune) bool { return r == 0 }) {
+			for _, x := range slices.Sorted(slices.Values(strings.FieldsFunc(string(names[:n]), func(r rune) bool { return r == 0 }))) {
 				v := make([]byte, 1000)
 				if n, err := unix.Lgetxattr(p, x, v); err == nil {
 					line += fmt.Sprintf(" %s=%q", x, v[:n])

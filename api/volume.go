@@ -1,0 +1,112 @@
+package api
+
+import "time"
+
+// Paths of volumes. {name} and {snapshot} are names, url.PathEscape'd.
+const (
+	PathVolume          = Prefix + "/volumes/{name}"                               // GET, Volume
+	PathVolumeClone     = Prefix + "/volumes/{name}/clone"                         // POST, VolumeClone, VolumeCopied
+	PathVolumeRename    = Prefix + "/volumes/{name}/rename"                        // POST, VolumeRename
+	PathVolumeProtect   = Prefix + "/volumes/{name}/protect"                       // POST, VolumeProtect
+	PathVolumeExport    = Prefix + "/volumes/{name}/export"                        // GET ?snapshot=&live=&compress=zstd, a tar
+	PathVolumeImport    = Prefix + "/volumes/{name}/import"                        // POST ?driver=&label=k=v&opt=k=v, a tar; VolumeImported
+	PathSnapshots       = Prefix + "/snapshots"                                    // GET, []Snapshot of all volumes
+	PathSnapshotPrune   = Prefix + "/snapshots/prune"                              // POST, SnapshotPrune, []Snapshot
+	PathVolumeSnapshots = Prefix + "/volumes/{name}/snapshots"                     // GET, []Snapshot; POST, SnapshotCreate, VolumeCopied
+	PathSnapshot        = Prefix + "/volumes/{name}/snapshots/{snapshot}"          // GET, Snapshot with its size; DELETE
+	PathRollback        = Prefix + "/volumes/{name}/snapshots/{snapshot}/rollback" // POST, Rollback, VolumeCopied
+)
+
+// Volume is what Holdfast knows of a volume beyond Docker's inspect.
+type Volume struct {
+	Name         string             `json:"name"`
+	Driver       string             `json:"driver"`
+	Protected    bool               `json:"protected"`
+	Origin       string             `json:"origin,omitempty"` // the volume, or volume@snapshot, that it was cloned from
+	Snapshots    []Snapshot         `json:"snapshots"`
+	Users        []string           `json:"users"`   // containers that refer to it
+	Mounted      []string           `json:"mounted"` // containers that run with it
+	Capabilities VolumeCapabilities `json:"capabilities"`
+}
+
+// VolumeCapabilities are what the volume's driver can do.
+type VolumeCapabilities struct {
+	Snapshot    bool `json:"snapshot"`
+	PointInTime bool `json:"pointInTime"` // a snapshot is one moment, whoever writes
+	Clone       bool `json:"clone"`
+	Rename      bool `json:"rename"`
+	Quota       bool `json:"quota"`
+}
+
+// Snapshot is a kept state of a volume.
+type Snapshot struct {
+	Volume      string            `json:"volume"`
+	Name        string            `json:"name"`
+	Driver      string            `json:"driver"`
+	Created     time.Time         `json:"created"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Protected   bool              `json:"protected"`
+	Consistency string            `json:"consistency"` // clean, crash, live
+	Method      string            `json:"method"`      // copy, reflink, subvolume
+	Why         string            `json:"why,omitempty"`
+	Path        string            `json:"path"`
+	Users       []string          `json:"users"`           // containers that refer to it
+	Bytes       int64             `json:"bytes,omitempty"` // where it was asked for
+}
+
+// SnapshotCreate makes a snapshot.
+type SnapshotCreate struct {
+	Name   string            `json:"name,omitempty"` // empty: made of the time
+	Labels map[string]string `json:"labels,omitempty"`
+	Live   bool              `json:"live,omitempty"` // copy a volume that is being written to
+}
+
+// Rollback puts a snapshot's state in place of the volume's.
+type Rollback struct {
+	Keep string `json:"keep,omitempty"` // the snapshot that the replaced state becomes; empty: made of the time
+}
+
+// VolumeClone makes a volume of another.
+type VolumeClone struct {
+	To       string            `json:"to"`
+	Snapshot string            `json:"snapshot,omitempty"` // empty: the present state
+	Labels   map[string]string `json:"labels,omitempty"`   // null: those of the volume
+	Live     bool              `json:"live,omitempty"`
+}
+
+// VolumeRename gives a volume another name.
+type VolumeRename struct {
+	To string `json:"to"`
+}
+
+// VolumeProtect forbids, or allows again, that a volume or a snapshot is removed.
+type VolumeProtect struct {
+	Snapshot string `json:"snapshot,omitempty"` // empty: the volume
+	On       bool   `json:"on"`
+}
+
+// VolumeCopied tells how a snapshot, rollback or clone came about.
+type VolumeCopied struct {
+	Name        string `json:"name"` // of the snapshot, the kept snapshot, or the clone
+	Consistency string `json:"consistency,omitempty"`
+	Method      string `json:"method"`
+	Files       int64  `json:"files"`
+	Bytes       int64  `json:"bytes"` // written; shared ones are not
+	TookNanos   int64  `json:"tookNanos"`
+}
+
+// VolumeImported tells what an import brought.
+type VolumeImported struct {
+	Name  string `json:"name"`
+	Files int64  `json:"files"`
+	Bytes int64  `json:"bytes"`
+}
+
+// SnapshotPrune says which snapshots go.
+type SnapshotPrune struct {
+	Volume         string `json:"volume,omitempty"` // empty: of all volumes
+	KeepLast       int    `json:"keepLast,omitempty"`
+	OlderThanNanos int64  `json:"olderThanNanos,omitempty"`
+	All            bool   `json:"all,omitempty"`
+	DryRun         bool   `json:"dryRun,omitempty"`
+}

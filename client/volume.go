@@ -1,0 +1,164 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"holdfast.dev/holdfast/api"
+)
+
+// path fills the {name} and {snapshot} of a path.
+func path(pattern, name, snapshot string) string {
+	return strings.NewReplacer("{name}", url.PathEscape(name), "{snapshot}", url.PathEscape(snapshot)).Replace(pattern)
+}
+
+// Volume shows what Docker's inspect does not.
+func (c *Client) Volume(ctx context.Context, name string) (api.Volume, error) {
+	var out api.Volume
+	err := c.call(ctx, http.MethodGet, path(api.PathVolume, name, ""), nil, &out)
+	return out, err
+}
+
+// CreateSnapshot keeps the present state of a volume. errdefs.ErrConflict where
+// containers write to it and a copy would be of no one moment.
+func (c *Client) CreateSnapshot(ctx context.Context, volume string, r api.SnapshotCreate) (api.VolumeCopied, error) {
+	var out api.VolumeCopied
+	err := c.call(ctx, http.MethodPost, path(api.PathVolumeSnapshots, volume, ""), r, &out)
+	return out, err
+}
+
+// Snapshots lists the snapshots of a volume, of all where it is empty.
+func (c *Client) Snapshots(ctx context.Context, volume string) ([]api.Snapshot, error) {
+	p := api.PathSnapshots
+	if volume != "" {
+		p = path(api.PathVolumeSnapshots, volume, "")
+	}
+	var out []api.Snapshot
+	err := c.call(ctx, http.MethodGet, p, nil, &out)
+	return out, err
+}
+
+// Snapshot shows a snapshot with its size.
+func (c *Client) Snapshot(ctx context.Context, volume, name string) (api.Snapshot, error) {
+	var out api.Snapshot
+	err := c.call(ctx, http.MethodGet, path(api.PathSnapshot, volume, name), nil, &out)
+	return out, err
+}
+
+// RemoveSnapshot deletes a snapshot.
+func (c *Client) RemoveSnapshot(ctx context.Context, volume, name string) error {
+	return c.call(ctx, http.MethodDelete, path(api.PathSnapshot, volume, name), nil, nil)
+}
+
+// PruneSnapshots removes snapshots and returns those that went, or would go.
+func (c *Client) PruneSnapshots(ctx context.Context, r api.SnapshotPrune) ([]api.Snapshot, error) {
+	var out []api.Snapshot
+	err := c.call(ctx, http.MethodPost, api.PathSnapshotPrune, r, &out)
+	return out, err
+}
+
+// Rollback puts a snapshot's state in place of the volume's, which is kept.
+func (c *Client) Rollback(ctx context.Context, volume, name string, r api.Rollback) (api.VolumeCopied, error) {
+	var out api.VolumeCopied
+	err := c.call(ctx, http.MethodPost, path(api.PathRollback, volume, name), r, &out)
+	return out, err
+}
+
+// CloneVolume makes a volume of another or of its snapshot.
+func (c *Client) CloneVolume(ctx context.Context, volume string, r api.VolumeClone) (api.VolumeCopied, error) {
+	var out api.VolumeCopied
+	err := c.call(ctx, http.MethodPost, path(api.PathVolumeClone, volume, ""), r, &out)
+	return out, err
+}
+
+// RenameVolume gives a volume another name.
+func (c *Client) RenameVolume(ctx context.Context, volume, to string) error {
+	return c.call(ctx, http.MethodPost, path(api.PathVolumeRename, volume, ""), api.VolumeRename{To: to}, nil)
+}
+
+// ProtectVolume forbids, or allows again, that a volume or a snapshot is removed.
+func (c *Client) ProtectVolume(ctx context.Context, volume string, r api.VolumeProtect) error {
+	return c.call(ctx, http.MethodPost, path(api.PathVolumeProtect, volume, ""), r, nil)
+}
+
+// ExportOptions say what of a volume is exported and how.
+type ExportOptions struct {
+	Snapshot string // empty: the present state
+	Live     bool   // although containers write to it
+	Compress string // "zstd", or empty
+}
+
+// ExportVolume writes a volume, or a snapshot of it, as a tar. A tar that was
+// cut off, whatever the reason, is an error.
+func (c *Client) ExportVolume(ctx context.Context, volume string, o ExportOptions, to io.Writer) (err error) {
+	q := url.Values{}
+	if o.Snapshot != "" {
+		q.Set("snapshot", o.Snapshot)
+	}
+	if o.Live {
+		q.Set("live", "true")
+	}
+	if o.Compress != "" {
+		q.Set("compress", o.Compress)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://holdfast"+path(api.PathVolumeExport, volume, "")+"?"+q.Encode(), nil)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the daemon: %w", err)
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return failure(resp)
+	}
+	if _, err := io.Copy(to, resp.Body); err != nil {
+		return fmt.Errorf("read the export of volume %s: %w", volume, err)
+	}
+	return nil
+}
+
+// ImportOptions describe the volume that an import makes.
+type ImportOptions struct {
+	Driver  string
+	Labels  map[string]string
+	Options map[string]string
+}
+
+// ImportVolume makes a volume of a tar, which may be compressed (zstd, gzip).
+func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOptions, from io.Reader) (_ api.VolumeImported, err error) {
+	q := url.Values{}
+	if o.Driver != "" {
+		q.Set("driver", o.Driver)
+	}
+	for key, m := range map[string]map[string]string{"label": o.Labels, "opt": o.Options} {
+		for k, v := range m {
+			q.Add(key, k+"="+v)
+		}
+	}
+	var out api.VolumeImported
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://holdfast"+path(api.PathVolumeImport, volume, "")+"?"+q.Encode(), io.NopCloser(from))
+	if err != nil {
+		return out, fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/x-tar")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return out, fmt.Errorf("ask the daemon: %w", err)
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return out, failure(resp)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return out, fmt.Errorf("decode reply: %w", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,3 @@
+// Package volumes serves what Holdfast does with volumes beyond Docker's API:
+// snapshots, clones, names, protection, export and import (package api).
+package volumes

@@ -1,0 +1,289 @@
+package volumes
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	dockervolume "github.com/moby/moby/api/types/volume"
+
+	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/base/clock"
+	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/httpapi/route"
+	"holdfast.dev/holdfast/internal/volume"
+)
+
+// Backend is the volume domain as this router needs it.
+type Backend interface {
+	About(ctx context.Context, name string) (volume.About, error)
+	Snapshots(ctx context.Context, name string) ([]volume.SnapshotOf, error)
+	SnapshotInfo(ctx context.Context, name, snapshot string) (volume.SnapshotOf, int64, error)
+	Snapshot(ctx context.Context, o volume.SnapshotOptions) (volume.Snapshot, volume.Made, error)
+	RemoveSnapshot(ctx context.Context, name, snapshot string) error
+	PruneSnapshots(ctx context.Context, p volume.SnapshotPolicy) ([]volume.SnapshotOf, error)
+	Rollback(ctx context.Context, name, snapshot, keep string) (volume.Snapshot, volume.Made, error)
+	Clone(ctx context.Context, o volume.CloneOptions) (dockervolume.Volume, volume.Made, error)
+	Rename(ctx context.Context, name, to string) error
+	Protect(ctx context.Context, name, snapshot string, on bool) error
+	Export(ctx context.Context, o volume.ExportOptions, write func(dir string) error) error
+	Import(ctx context.Context, o volume.CreateOptions, fill func(dir string) error) (dockervolume.Volume, error)
+}
+
+// Archiver writes directories as tars and reads them; see internal/volume/archive.
+type Archiver interface {
+	Write(ctx context.Context, dir string, to io.Writer) error
+	Extract(ctx context.Context, from io.Reader, dir string) (files, bytes int64, err error)
+	// Compress returns a writer that compresses by that method
+	// (errdefs.ErrInvalidArgument for an unknown one); Close ends the data.
+	Compress(method string, to io.Writer) (io.WriteCloser, error)
+}
+
+// Router serves the verbs.
+type Router struct {
+	b       Backend
+	archive Archiver
+	clock   clock.Clock
+}
+
+// New returns the router.
+func New(b Backend, a Archiver, c clock.Clock) *Router { return &Router{b, a, c} }
+
+// Routes implements route.Router.
+func (rt *Router) Routes() []route.Route {
+	return []route.Route{
+		{Method: http.MethodGet, Path: api.PathSnapshots, Handler: rt.snapshots},
+		{Method: http.MethodPost, Path: api.PathSnapshotPrune, Handler: rt.prune},
+		{Method: http.MethodGet, Path: api.PathVolume, Handler: rt.about},
+		{Method: http.MethodGet, Path: api.PathVolumeSnapshots, Handler: rt.snapshots},
+		{Method: http.MethodPost, Path: api.PathVolumeSnapshots, Handler: rt.createSnapshot},
+		{Method: http.MethodGet, Path: api.PathSnapshot, Handler: rt.snapshot},
+		{Method: http.MethodDelete, Path: api.PathSnapshot, Handler: rt.removeSnapshot},
+		{Method: http.MethodPost, Path: api.PathRollback, Handler: rt.rollback},
+		{Method: http.MethodPost, Path: api.PathVolumeClone, Handler: rt.clone},
+		{Method: http.MethodPost, Path: api.PathVolumeRename, Handler: rt.rename},
+		{Method: http.MethodPost, Path: api.PathVolumeProtect, Handler: rt.protect},
+		{Method: http.MethodGet, Path: api.PathVolumeExport, Handler: rt.export},
+		{Method: http.MethodPost, Path: api.PathVolumeImport, Handler: rt.importTar},
+	}
+}
+
+func showSnapshot(o volume.SnapshotOf) api.Snapshot {
+	return api.Snapshot{
+		Volume: o.Volume, Name: o.Name, Driver: o.Driver, Created: o.Created, Labels: o.Labels, Protected: o.Protected,
+		Consistency: string(o.Consistency), Method: o.Method, Why: o.Why, Path: o.Path, Users: o.Users,
+	}
+}
+
+func showSnapshots(all []volume.SnapshotOf) []api.Snapshot {
+	out := make([]api.Snapshot, len(all))
+	for i, o := range all {
+		out[i] = showSnapshot(o)
+	}
+	return out
+}
+
+// copied tells how a copy that began then came about.
+func (rt *Router) copied(name string, c volume.Consistency, m volume.Made, began time.Time) api.VolumeCopied {
+	return api.VolumeCopied{
+		Name: name, Consistency: string(c), Method: m.Method, Files: m.Files, Bytes: m.Bytes,
+		TookNanos: rt.clock.Now().Sub(began).Nanoseconds(),
+	}
+}
+
+func (rt *Router) about(w http.ResponseWriter, r *http.Request) error {
+	a, err := rt.b.About(r.Context(), route.Var(r, "name"))
+	if err != nil {
+		return err
+	}
+	c := a.Capabilities
+	return route.JSON(w, http.StatusOK, api.Volume{
+		Name: a.Name, Driver: a.Driver, Protected: a.Protected, Origin: a.Origin,
+		Snapshots: showSnapshots(a.Snapshots), Users: orEmpty(a.Users), Mounted: orEmpty(a.Mounted),
+		Capabilities: api.VolumeCapabilities{Snapshot: c.Snapshot, PointInTime: c.PointInTime, Clone: c.Clone, Rename: c.Rename, Quota: c.Quota},
+	})
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+func (rt *Router) snapshots(w http.ResponseWriter, r *http.Request) error {
+	all, err := rt.b.Snapshots(r.Context(), route.Var(r, "name"))
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, showSnapshots(all))
+}
+
+func (rt *Router) createSnapshot(w http.ResponseWriter, r *http.Request) error {
+	var in api.SnapshotCreate
+	if err := route.Decode(r, &in, true); err != nil {
+		return err
+	}
+	began := rt.clock.Now()
+	snap, made, err := rt.b.Snapshot(r.Context(), volume.SnapshotOptions{Volume: route.Var(r, "name"), Name: in.Name, Labels: in.Labels, Live: in.Live})
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusCreated, rt.copied(snap.Name, snap.Consistency, made, began))
+}
+
+func (rt *Router) snapshot(w http.ResponseWriter, r *http.Request) error {
+	o, size, err := rt.b.SnapshotInfo(r.Context(), route.Var(r, "name"), route.Var(r, "snapshot"))
+	if err != nil {
+		return err
+	}
+	out := showSnapshot(o)
+	out.Bytes = size
+	return route.JSON(w, http.StatusOK, out)
+}
+
+func (rt *Router) removeSnapshot(w http.ResponseWriter, r *http.Request) error {
+	if err := rt.b.RemoveSnapshot(r.Context(), route.Var(r, "name"), route.Var(r, "snapshot")); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (rt *Router) prune(w http.ResponseWriter, r *http.Request) error {
+	var in api.SnapshotPrune
+	if err := route.Decode(r, &in, false); err != nil {
+		return err
+	}
+	if in.KeepLast < 0 || in.OlderThanNanos < 0 {
+		return fault.New(errdefs.ErrInvalidArgument, "what a prune keeps cannot be less than nothing")
+	}
+	gone, err := rt.b.PruneSnapshots(r.Context(), volume.SnapshotPolicy{
+		Volume: in.Volume, KeepLast: in.KeepLast, OlderThan: time.Duration(in.OlderThanNanos), All: in.All, DryRun: in.DryRun,
+	})
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, showSnapshots(gone))
+}
+
+func (rt *Router) rollback(w http.ResponseWriter, r *http.Request) error {
+	var in api.Rollback
+	if err := route.Decode(r, &in, true); err != nil {
+		return err
+	}
+	began := rt.clock.Now()
+	kept, made, err := rt.b.Rollback(r.Context(), route.Var(r, "name"), route.Var(r, "snapshot"), in.Keep)
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, rt.copied(kept.Name, "", made, began))
+}
+
+func (rt *Router) clone(w http.ResponseWriter, r *http.Request) error {
+	var in api.VolumeClone
+	if err := route.Decode(r, &in, false); err != nil {
+		return err
+	}
+	began := rt.clock.Now()
+	v, made, err := rt.b.Clone(r.Context(), volume.CloneOptions{Volume: route.Var(r, "name"), Snapshot: in.Snapshot, To: in.To, Labels: in.Labels, Live: in.Live})
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusCreated, rt.copied(v.Name, "", made, began))
+}
+
+func (rt *Router) rename(w http.ResponseWriter, r *http.Request) error {
+	var in api.VolumeRename
+	if err := route.Decode(r, &in, false); err != nil {
+		return err
+	}
+	if err := rt.b.Rename(r.Context(), route.Var(r, "name"), in.To); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (rt *Router) protect(w http.ResponseWriter, r *http.Request) error {
+	var in api.VolumeProtect
+	if err := route.Decode(r, &in, false); err != nil {
+		return err
+	}
+	if err := rt.b.Protect(r.Context(), route.Var(r, "name"), in.Snapshot, in.On); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// export sends the tar as it is read. What goes wrong after the first byte cuts
+// the connection, so that nobody takes what there is for the whole.
+func (rt *Router) export(w http.ResponseWriter, r *http.Request) error {
+	out := &began{w: w}
+	c, err := rt.archive.Compress(r.FormValue("compress"), out)
+	if err != nil {
+		return err
+	}
+	o := volume.ExportOptions{Volume: route.Var(r, "name"), Snapshot: r.FormValue("snapshot"), Live: route.Bool(r, "live")}
+	err = rt.b.Export(r.Context(), o, func(dir string) error { return rt.archive.Write(r.Context(), dir, c) })
+	if err == nil {
+		err = c.Close()
+	}
+	if err != nil && out.yes {
+		panic(http.ErrAbortHandler)
+	}
+	return err
+}
+
+// began is a reply that knows whether anything was written of it.
+type began struct {
+	w   http.ResponseWriter
+	yes bool
+}
+
+// Write implements io.Writer.
+func (b *began) Write(p []byte) (int, error) {
+	if !b.yes {
+		b.yes = true
+		b.w.Header().Set("Content-Type", "application/x-tar")
+	}
+	return b.w.Write(p)
+}
+
+func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	o := volume.CreateOptions{Name: route.Var(r, "name"), Driver: q.Get("driver")}
+	var err error
+	if o.Labels, err = pairs(q["label"]); err != nil {
+		return err
+	}
+	if o.Options, err = pairs(q["opt"]); err != nil {
+		return err
+	}
+	out := api.VolumeImported{}
+	v, err := rt.b.Import(r.Context(), o, func(dir string) (err error) {
+		out.Files, out.Bytes, err = rt.archive.Extract(r.Context(), r.Body, dir)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	out.Name = v.Name
+	return route.JSON(w, http.StatusCreated, out)
+}
+
+func pairs(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, kv := range list {
+		k, v, _ := strings.Cut(kv, "=")
+		if k == "" {
+			return nil, fault.New(errdefs.ErrInvalidArgument, "%q is no key=value", kv)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
