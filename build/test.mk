@@ -47,7 +47,7 @@ fuzz-short: ## a second for each decoder that compiles quickly (root): CI's form
 	$(GO) run ./cmd/hfdev fuzz -short -time 1s
 
 golden-update: ## write the golden files anew
-	$(GO) test ./internal/deptest ./internal/container ./internal/daemon/config ./test/api/parity -run "Review|Spec|Reference" -update
+	$(GO) test ./internal/deptest ./internal/container ./internal/daemon ./internal/daemon/config ./test/api/parity -run "Review|Spec|Reference|EverySchema" -update
 
 bench: build ## measure against docker.io and podman where installed (root)
 	$(GO) run ./cmd/hfdev bench -write docs/bench.md

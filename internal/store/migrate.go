@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
@@ -34,6 +35,9 @@ func migrations() []migration {
 	}
 }
 
+// Newest is the schema of this program.
+func Newest() int { return firstSchema + len(migrations()) }
+
 const schemaKey = "schema"
 
 func metaBucket() []byte { return []byte("_meta") }
@@ -57,13 +61,22 @@ func (db *DB) migrate(log *slog.Logger, ms []migration) error {
 	if err := db.backup(log, have); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("store.migrate.backedUp"); err != nil {
+		return err
+	}
 	for _, m := range ms[have-firstSchema:] {
 		err := db.bolt.Update(func(tx *bolt.Tx) error {
 			if err := m.Do(tx); err != nil {
 				return err
 			}
+			if err := failpoint.Hit("store.migrate.changed"); err != nil {
+				return err
+			}
 			return putSchema(tx, m.To)
 		})
+		if err == nil {
+			err = failpoint.Hit("store.migrate.committed")
+		}
 		if err != nil {
 			return fmt.Errorf("migrate metadata database to schema %d (%s): %w", m.To, m.What, err)
 		}

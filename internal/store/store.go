@@ -14,7 +14,9 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"holdfast.dev/holdfast/internal/base/atomicfile"
 	"holdfast.dev/holdfast/internal/base/diskspace"
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
@@ -179,19 +181,37 @@ func (db *DB) commitBatch(batch []*write) {
 	}
 }
 
-// backup writes a consistent copy of the database beside it.
+// backup writes a consistent copy of the database beside it. It is on disk when
+// backup returns: the migration that follows may be what a power cut lets live.
 func (db *DB) backup(log *slog.Logger, schema int) error {
 	to := fmt.Sprintf("%s.schema-%d.bak", db.path, schema)
 	tmp := to + ".tmp"
 	err := db.bolt.View(func(tx *bolt.Tx) error { return tx.CopyFile(tmp, 0o600) })
 	if err == nil {
+		err = syncFile(tmp)
+	}
+	if err == nil {
+		err = failpoint.Hit("store.backup.copied")
+	}
+	if err == nil {
 		err = os.Rename(tmp, to)
+	}
+	if err == nil {
+		err = atomicfile.SyncDir(filepath.Dir(to))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("back up metadata database before migrating it: %w", err), removeIfThere(tmp))
 	}
 	log.Info("metadata database backed up", logkey.Path, to)
 	return nil
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func removeIfThere(path string) error {
