@@ -56,6 +56,7 @@ type CacheRecord struct {
 // PruneOptions say what of the cache may go.
 type PruneOptions struct {
 	All      bool
+	Nothing  bool          // the filters match nothing
 	Filters  []string      // in BuildKit's form: "type==exec.cachemount", "id~=abc"
 	UnusedIn time.Duration // only what was not used for that long
 	Reserved int64         // bytes to leave in any case

@@ -76,7 +76,7 @@ func builds(args []string) ([]string, bool) {
 		return nil, false
 	case args[0] == "build", args[0] == "bake":
 		return args, true
-	case args[0] == "builder":
+	case args[0] == "builder" && !planned(args):
 		return args[1:], true
 	case len(args) > 1 && args[0] == "image" && args[1] == "build":
 		return args[1:], true

@@ -86,6 +86,9 @@ func newCompose(dockerCli command.Cli) *cobra.Command {
 // addOwn adds what Holdfast has beyond docker's commands.
 func (r *root) addOwn() {
 	for _, c := range r.cmd.Commands() {
+		if _, ok := pruneGroups[c.Name()]; ok {
+			extendPrune(sub(c, "prune"), r.cli, c.Name())
+		}
 		switch c.Name() {
 		case "image":
 			c.AddCommand(newOutdated(r.cli))

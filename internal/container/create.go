@@ -24,6 +24,13 @@ import (
 // Create makes a container: its record, its writable layer and its volumes. A
 // failing Create leaves nothing behind.
 func (s *Service) Create(ctx context.Context, in CreateOptions) (container.CreateResponse, error) {
+	if in.Config != nil && in.Config.Image != "" {
+		release, err := s.d.Images.Claim(ctx, in.Config.Image)
+		if err != nil {
+			return container.CreateResponse{Warnings: []string{}}, err
+		}
+		defer release()
+	}
 	rec, warnings, err := s.plan(ctx, in)
 	resp := container.CreateResponse{Warnings: append([]string{}, warnings...)}
 	if err != nil {

@@ -182,6 +182,8 @@ func (k *conn) Publish(e events.Message) {
 }
 
 // Images.
+func (*conn) Claim(context.Context, string) (func(), error) { return func() {}, nil }
+
 func (k *conn) Resolve(_ context.Context, ref string, _ *ocispec.Platform) (ImageInfo, error) {
 	k.m.mu.Lock()
 	defer k.m.mu.Unlock()

@@ -35,6 +35,9 @@ type Images interface {
 	// the platform wanted, or else for this machine's. errdefs.ErrNotFound with Docker's text
 	// ("No such image: busybox:latest") where there is none.
 	Resolve(ctx context.Context, ref string, want *ocispec.Platform) (ImageInfo, error)
+	// Claim keeps the image that ref means from being removed until release is
+	// called, while a container is made of it. errdefs.ErrNotFound as Resolve.
+	Claim(ctx context.Context, ref string) (release func(), err error)
 }
 
 // ImageInfo is an image as a container sees it.

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strconv"
 	"strings"
 
-	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -38,7 +35,7 @@ func (s *Service) Remove(ctx context.Context, name string, o RemoveOptions) erro
 				return fmt.Errorf("cannot remove container %q: could not kill container: %w", name, err)
 			}
 		}
-		err := s.removeStopped(ctx, c, o.Volumes)
+		err := s.removeStopped(ctx, c, o.Volumes, nil)
 		// With force, one that was on its way up, or that somebody started
 		// meanwhile, is ended like any other.
 		if errors.As(err, new(stillRuns)) && o.Force && try < forcedRemovals {
@@ -60,11 +57,16 @@ type stillRuns struct{ error }
 
 func (e stillRuns) Unwrap() error { return e.error }
 
-func (s *Service) removeStopped(ctx context.Context, c *Container, volumes bool) error {
+// removeStopped removes the container if it does not run and, asked with its op
+// held, may still go; may is nil where nobody asks.
+func (s *Service) removeStopped(ctx context.Context, c *Container, volumes bool, may func(*Record) bool) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	if c.gone() { // by --rm, or by somebody else: as was asked
 		return nil
+	}
+	if r := c.record(); may != nil && !may(&r) {
+		return errChanged
 	}
 	if r := c.record(); r.Phase.running() {
 		return stillRuns{errStillRuns(&r)}
@@ -118,48 +120,4 @@ func (s *Service) remove(ctx context.Context, c *Container, volumes bool) error 
 	s.emit(r, events.ActionDestroy, nil)
 	c.notify(true)
 	return nil
-}
-
-// Prune removes all containers that do not run and that the filters match.
-func (s *Service) Prune(ctx context.Context, filters map[string][]string) (container.PruneReport, error) {
-	rep := container.PruneReport{}
-	if !s.pruning.TryLock() {
-		return rep, conflict("a prune operation is already running")
-	}
-	defer s.pruning.Unlock()
-	f, err := newFilter(filters, "until", "label", "label!")
-	if err != nil {
-		return rep, err
-	}
-	until, err := f.until(s.d.Clock.Now())
-	if err != nil {
-		return rep, err
-	}
-	for _, c := range s.all() {
-		if ctx.Err() != nil {
-			return rep, nil
-		}
-		r := c.record()
-		if r.Phase.running() || r.Phase == Starting || (!until.IsZero() && r.Created.After(until)) || !f.labels(r.Config.Labels) {
-			continue
-		}
-		size, _, err := s.d.Rootfs.Usage(ctx, r.ID)
-		if err != nil {
-			s.d.Log.Warn("size of pruned container unknown", logkey.Container, r.ID, logkey.Err, err)
-			size = 0
-		}
-		if err := s.Remove(ctx, r.ID, RemoveOptions{}); err != nil {
-			if !errdefs.IsNotFound(err) {
-				s.d.Log.Warn("container not pruned", logkey.Container, r.ID, logkey.Err, err)
-			}
-			continue
-		}
-		rep.SpaceReclaimed += uint64(max(size, 0))
-		rep.ContainersDeleted = append(rep.ContainersDeleted, r.ID)
-	}
-	s.d.Events.Publish(events.Message{
-		Type: events.ContainerEventType, Action: events.ActionPrune, Scope: "local",
-		Actor: events.Actor{Attributes: map[string]string{"reclaimed": strconv.FormatUint(rep.SpaceReclaimed, 10)}},
-	})
-	return rep, nil
 }

@@ -52,6 +52,7 @@ type Settings struct {
 	InitByDefault bool
 	IpcMode       container.IpcMode      // of containers that ask for none; "" is private
 	CgroupnsMode  container.CgroupnsMode // of containers that ask for none; "" is host on cgroup v1, private on v2
+	PruneGrace    time.Duration          // how long a new container may take to be started before it may be pruned
 	StopTimeout   *int                   // seconds, of containers that ask for none; nil is 10
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/platforms"
 	dockercontainer "github.com/moby/moby/api/types/container"
@@ -146,6 +147,7 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 		Records:   store.NewCollection[volume.Record](d.db, "volumes"),
 		Populator: populate.Copier{},
 		Drivers:   []volume.Driver{driver},
+		Size:      d.volumeSize,
 	})
 	return err
 }
@@ -259,6 +261,9 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 	return nil
 }
 
+// pruneGrace is more than clients take from creating a container to starting it.
+const pruneGrace = 5 * time.Second
+
 func (d *Daemon) containerSettings() container.Settings {
 	c := d.cfg
 	ulimits := make(map[string]*dockercontainer.Ulimit, len(c.Ulimits))
@@ -285,6 +290,7 @@ func (d *Daemon) containerSettings() container.Settings {
 		InitByDefault: c.Init,
 		IpcMode:       dockercontainer.IpcMode(c.IpcMode),
 		CgroupnsMode:  dockercontainer.CgroupnsMode(c.CgroupNamespaceMode),
+		PruneGrace:    pruneGrace,
 		StopTimeout:   &c.StopTimeout,
 	}
 }

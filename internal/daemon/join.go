@@ -34,6 +34,10 @@ func (p containerImages) Resolve(ctx context.Context, ref string, want *ocispec.
 	return out, nil
 }
 
+func (p containerImages) Claim(ctx context.Context, ref string) (func(), error) {
+	return p.s.Claim(ctx, ref)
+}
+
 // imageUsers fills image.Users. Containers start after images, so that the
 // service is looked up late.
 type imageUsers struct{ d *Daemon }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -15,17 +16,24 @@ import (
 	"holdfast.dev/holdfast/internal/base/fault"
 )
 
-// Prune removes images that no container uses: those without a name or, with
-// dangling=false, all.
-func (s *Service) Prune(ctx context.Context, filters map[string][]string) (image.PruneReport, error) {
-	var report image.PruneReport
-	if !s.pruning.TryLock() {
-		return report, fault.New(errdefs.ErrConflict, "a prune operation is already running")
-	}
-	defer s.pruning.Unlock()
+// Prunable is a name of an image that may go, and with the last one the image.
+type Prunable struct {
+	ID    string
+	Name  string // as users write it; the ID of an image without one
+	Why   string
+	Last  bool // of the names: the image goes with it
+	Since time.Time
+
+	rec Record
+}
+
+// Prunable lists what may go of images that no container uses: those without a
+// name or, with dangling=false, all. Containers for which gone is true are taken
+// for removed; gone may be nil.
+func (s *Service) Prunable(ctx context.Context, filters map[string][]string, gone func(container string) bool) ([]Prunable, error) {
 	danglingOnly, err := parseOne(filters, "dangling", true)
 	if err != nil {
-		return report, err
+		return nil, err
 	}
 	rest := map[string][]string{}
 	for k, v := range filters {
@@ -35,30 +43,81 @@ func (s *Service) Prune(ctx context.Context, filters map[string][]string) (image
 	}
 	keep, err := s.filter(ctx, rest, pruneFilters)
 	if err != nil {
-		return report, err
+		return nil, err
 	}
+	return s.prunable(ctx, danglingOnly, keep, gone)
+}
+
+// Prune removes images that no container uses: those without a name or, with
+// dangling=false, all.
+func (s *Service) Prune(ctx context.Context, filters map[string][]string) (image.PruneReport, error) {
+	return s.prune(ctx, filters, func(Prunable) bool { return true })
+}
+
+// PruneThese is Prune for what is in the plan.
+func (s *Service) PruneThese(ctx context.Context, filters map[string][]string, plan []Prunable) (image.PruneReport, error) {
+	type key struct{ id, name string }
+	wanted := map[key]bool{}
+	for _, p := range plan {
+		wanted[key{p.ID, p.rec.Name}] = true
+	}
+	return s.prune(ctx, filters, func(p Prunable) bool { return wanted[key{p.ID, p.rec.Name}] })
+}
+
+func (s *Service) prune(ctx context.Context, filters map[string][]string, wanted func(Prunable) bool) (image.PruneReport, error) {
+	var report image.PruneReport
+	if !s.pruning.TryLock() {
+		return report, fault.New(errdefs.ErrConflict, "a prune operation is already running")
+	}
+	defer s.pruning.Unlock()
 	s.names.Lock()
 	defer s.names.Unlock()
-	plan, err := s.prunable(ctx, danglingOnly, keep)
+	plan, err := s.Prunable(ctx, filters, nil)
 	if err != nil {
 		return report, err
 	}
-	if len(plan) == 0 {
+	var recs []Record
+	for _, p := range plan {
+		if !wanted(p) {
+			continue
+		}
+		end, ok := s.claims.remove(p.rec.Target.Digest)
+		if !ok { // a container is being made of it
+			continue
+		}
+		defer end()
+		recs = append(recs, p.rec)
+	}
+	// Once more, now that none can be claimed: a container may have been made of
+	// one since the list was.
+	users := s.d.Users.Users(ctx)
+	recs = slices.DeleteFunc(recs, func(r Record) bool {
+		return slices.ContainsFunc(users, func(u User) bool { return u.ImageID == r.ID() }) && !s.spare(plan, r, users)
+	})
+	if len(recs) == 0 {
 		s.d.Events.Publish(pruned(0))
 		return report, nil
 	}
-	return s.prune(ctx, plan)
+	return s.take(ctx, recs)
 }
 
-// prunable lists the records to take away. The last name of an image in use stays.
-func (s *Service) prunable(ctx context.Context, danglingOnly bool, match keepFunc) ([]Record, error) {
+// spare says that the image of a record stays without it, and its users too.
+func (s *Service) spare(plan []Prunable, r Record, users []User) bool {
+	return !usedByName(r, users) && !slices.ContainsFunc(plan, func(p Prunable) bool { return p.Last && p.ID == r.ID() })
+}
+
+// prunable lists the names to take away. The last name of an image in use stays.
+func (s *Service) prunable(ctx context.Context, danglingOnly bool, match keepFunc, gone func(string) bool) ([]Prunable, error) {
 	all, err := s.d.Records.List(ctx)
 	if err != nil {
 		return nil, err
 	}
 	users := s.d.Users.Users(ctx)
+	if gone != nil {
+		users = slices.DeleteFunc(users, func(u User) bool { return gone(u.ID) })
+	}
 	names := map[digest.Digest]int{}
-	var plan []Record
+	var recs []Record
 	for _, r := range all {
 		names[r.Target.Digest]++
 		if danglingOnly && !r.dangling() || usedByName(r, users) {
@@ -69,17 +128,28 @@ func (s *Service) prunable(ctx context.Context, danglingOnly bool, match keepFun
 			return nil, err
 		}
 		if ok {
-			plan = append(plan, r)
+			recs = append(recs, r)
 		}
 	}
-	slices.SortFunc(plan, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
-	return slices.DeleteFunc(plan, func(r Record) bool {
-		if names[r.Target.Digest] > 1 {
-			names[r.Target.Digest]--
-			return false
+	slices.SortFunc(recs, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
+	var plan []Prunable
+	for _, r := range recs {
+		left := names[r.Target.Digest]
+		used := slices.ContainsFunc(users, func(u User) bool { return u.ImageID == r.ID() })
+		if left == 1 && used {
+			continue
 		}
-		return slices.ContainsFunc(users, func(u User) bool { return u.ImageID == r.ID() })
-	}), nil
+		names[r.Target.Digest]--
+		p := Prunable{ID: r.ID(), Name: r.familiar(), Last: left == 1, Since: r.Created, Why: "no container uses it", rec: r}
+		switch {
+		case r.dangling():
+			p.Why = "it has no name, and no container uses it"
+		case used:
+			p.Why = "no container uses it by this name; the image keeps another"
+		}
+		plan = append(plan, p)
+	}
+	return plan, nil
 }
 
 // usedByName says whether a container was made with just this name, or whose
@@ -109,7 +179,8 @@ func sameTag(a, b reference.Named) bool {
 	return a.Name() == b.Name() && xok && yok && x.Tag() == y.Tag()
 }
 
-func (s *Service) prune(ctx context.Context, plan []Record) (image.PruneReport, error) {
+// take takes the names away and tells what went with them.
+func (s *Service) take(ctx context.Context, plan []Record) (image.PruneReport, error) {
 	var report image.PruneReport
 	before := map[digest.Digest]measured{}
 	names := make([]string, len(plan))

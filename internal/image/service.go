@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"holdfast.dev/holdfast/internal/base/clock"
@@ -37,10 +38,14 @@ type Service struct {
 	names sync.Mutex
 
 	pruning sync.Mutex // held by a running Prune
+
+	claims claims
 }
 
 // New returns a Service.
-func New(d Deps) *Service { return &Service{d: d} }
+func New(d Deps) *Service {
+	return &Service{d: d, claims: claims{held: map[digest.Digest]int{}, going: map[digest.Digest]bool{}}}
+}
 
 // emit publishes an image event with Docker's attributes.
 func (s *Service) emit(action events.Action, id, name string, labels map[string]string) {

@@ -32,31 +32,52 @@ func (s *Service) List(_ context.Context, filters map[string][]string) ([]mobyne
 	return out, nil
 }
 
-// Prune removes the networks that nobody uses.
-func (s *Service) Prune(ctx context.Context, filters map[string][]string) (mobynet.PruneReport, error) {
+// Prunable is a network that may go.
+type Prunable struct {
+	ID, Name string
+	Why      string
+	Created  time.Time
+}
+
+// Prunable lists the networks that nobody uses, by name.
+func (s *Service) Prunable(filters map[string][]string) ([]Prunable, error) {
 	keep, err := s.filter(filters, "label", "label!", "until")
 	if err != nil {
-		return mobynet.PruneReport{}, err
+		return nil, err
 	}
-	var names []string
+	var out []Prunable
 	s.mu.Lock()
 	for _, n := range s.nets {
 		if !n.rec.Predefined && len(n.endpoints) == 0 && keep(n) {
-			names = append(names, n.rec.Name)
+			out = append(out, Prunable{ID: n.rec.ID, Name: n.rec.Name, Created: n.rec.Created, Why: "no running container is on it"})
 		}
 	}
 	s.mu.Unlock()
-	slices.Sort(names)
+	slices.SortFunc(out, func(a, b Prunable) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Prune removes the networks that nobody uses.
+func (s *Service) Prune(ctx context.Context, filters map[string][]string) (mobynet.PruneReport, error) {
+	plan, err := s.Prunable(filters)
+	if err != nil {
+		return mobynet.PruneReport{}, err
+	}
+	return s.PruneThese(ctx, plan)
+}
+
+// PruneThese removes what of the plan is still used by nobody.
+func (s *Service) PruneThese(ctx context.Context, plan []Prunable) (mobynet.PruneReport, error) {
 	var rep mobynet.PruneReport
-	for _, name := range names {
+	for _, p := range plan {
 		if ctx.Err() != nil {
 			break
 		}
-		if err := s.Remove(ctx, name); err != nil { // in use since we looked, or gone
-			s.d.Log.Info("network not pruned", logkey.Network, name, logkey.Err, err)
+		if err := s.Remove(ctx, p.ID); err != nil { // in use since we looked, or gone
+			s.d.Log.Info("network not pruned", logkey.Network, p.Name, logkey.Err, err)
 			continue
 		}
-		rep.NetworksDeleted = append(rep.NetworksDeleted, name)
+		rep.NetworksDeleted = append(rep.NetworksDeleted, p.Name)
 	}
 	s.d.Events.Publish(events.Message{
 		Type: events.NetworkEventType, Action: events.ActionPrune, Scope: "local",

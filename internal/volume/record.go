@@ -126,7 +126,7 @@ type Populator interface {
 	Populate(ctx context.Context, src, dst, sub string) error
 }
 
-// Deps are the parts a Service works with; all are required.
+// Deps are the parts a Service works with; all but Size are required.
 type Deps struct {
 	Clock     clock.Clock
 	Random    io.Reader // for the names of anonymous volumes
@@ -136,6 +136,8 @@ type Deps struct {
 	Populator Populator
 	// Drivers; the first is the default one.
 	Drivers []Driver
+	// Size tells how much a volume holds; nil: its driver is asked, which may walk.
+	Size func(ctx context.Context, name string) (int64, error)
 }
 
 // Request asks for a volume for a container.

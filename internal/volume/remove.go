@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -111,10 +112,57 @@ func mayGo(r *Record) error {
 	return nil
 }
 
-// Prune removes the volumes that nobody refers to: anonymous ones, or with the
+// Prunable is a volume that may go.
+type Prunable struct {
+	Name    string
+	Why     string
+	Created time.Time
+}
+
+// Prunable lists the volumes that nobody refers to: anonymous ones, or with the
 // filter all=true all of them. Volumes with driver options stay: their data is
-// elsewhere.
+// elsewhere. Containers for which gone is true are taken for removed; gone may
+// be nil.
+func (s *Service) Prunable(filters map[string][]string, gone func(container string) bool) ([]Prunable, error) {
+	keep, err := pruneFilter(filters)
+	if err != nil {
+		return nil, err
+	}
+	var out []Prunable
+	for _, e := range s.entries() {
+		refs := s.refs(e)
+		if gone != nil {
+			refs = slices.DeleteFunc(refs, gone)
+		}
+		s.mu.Lock()
+		if len(refs) == 0 && s.mayPrune(e, keep) {
+			p := Prunable{Name: e.rec.Name, Created: e.rec.Created, Why: "no container refers to it, and it was made without a name"}
+			if _, anonymous := e.rec.Labels[AnonymousLabel]; !anonymous {
+				p.Why = "no container refers to it"
+			}
+			out = append(out, p)
+		}
+		s.mu.Unlock()
+	}
+	return out, nil
+}
+
+// mayPrune is called with the volume's lock or mu held.
+func (s *Service) mayPrune(e *entry, matches func(*entry) bool) bool {
+	return e.rec.Driver == s.d.Drivers[0].Name() && len(e.rec.Options) == 0 && mayGo(&e.rec) == nil && matches(e)
+}
+
+// Prune removes what Prunable lists.
 func (s *Service) Prune(ctx context.Context, filters map[string][]string) (volume.PruneReport, error) {
+	plan, err := s.Prunable(filters, nil)
+	if err != nil {
+		return volume.PruneReport{VolumesDeleted: []string{}}, err
+	}
+	return s.PruneThese(ctx, filters, plan)
+}
+
+// PruneThese removes what of the plan may still go.
+func (s *Service) PruneThese(ctx context.Context, filters map[string][]string, plan []Prunable) (volume.PruneReport, error) {
 	report := volume.PruneReport{VolumesDeleted: []string{}}
 	if !s.pruning.CompareAndSwap(false, true) {
 		return report, fault.New(errdefs.ErrConflict, "a prune operation is already running")
@@ -124,17 +172,17 @@ func (s *Service) Prune(ctx context.Context, filters map[string][]string) (volum
 	if err != nil {
 		return report, err
 	}
-	for _, name := range s.names() {
+	for _, p := range plan {
 		if ctx.Err() != nil {
 			break
 		}
-		size, removed, err := s.pruneOne(ctx, name, keep)
+		size, removed, err := s.pruneOne(ctx, p, keep)
 		if err != nil {
-			s.d.Log.Warn("volume not pruned", logkey.Volume, name, logkey.Err, err)
+			s.d.Log.Warn("volume not pruned", logkey.Volume, p.Name, logkey.Err, err)
 			continue
 		}
 		if removed {
-			report.VolumesDeleted = append(report.VolumesDeleted, name)
+			report.VolumesDeleted = append(report.VolumesDeleted, p.Name)
 			report.SpaceReclaimed += uint64(max(size, 0))
 		}
 	}
@@ -142,23 +190,31 @@ func (s *Service) Prune(ctx context.Context, filters map[string][]string) (volum
 	return report, nil
 }
 
-func (s *Service) pruneOne(ctx context.Context, name string, matches func(*entry) bool) (size int64, removed bool, err error) {
-	unlock, err := s.locks.Lock(ctx, name)
+func (s *Service) pruneOne(ctx context.Context, p Prunable, matches func(*entry) bool) (size int64, removed bool, err error) {
+	unlock, err := s.locks.Lock(ctx, p.Name)
 	if err != nil {
 		return 0, false, err
 	}
 	defer unlock()
-	e, err := s.get(name)
-	if err != nil || len(s.refs(e)) > 0 || e.rec.Driver != s.d.Drivers[0].Name() || len(e.rec.Options) > 0 || mayGo(&e.rec) != nil || !matches(e) {
+	e, err := s.get(p.Name)
+	if err != nil || len(s.refs(e)) > 0 || !e.rec.Created.Equal(p.Created) || !s.mayPrune(e, matches) {
 		return 0, false, nil
 	}
-	if size, err = s.d.Drivers[0].Usage(ctx, e.rec.spec()); err != nil {
-		s.d.Log.Warn("size of volume unknown", logkey.Volume, name, logkey.Err, err)
+	if size, err = s.size(ctx, e); err != nil {
+		s.d.Log.Warn("size of volume unknown", logkey.Volume, p.Name, logkey.Err, err)
 	}
 	if err := s.removeLocked(ctx, e, false); err != nil {
 		return 0, false, err
 	}
 	return size, true, nil
+}
+
+// size is called with the volume's lock held.
+func (s *Service) size(ctx context.Context, e *entry) (int64, error) {
+	if s.d.Size != nil {
+		return s.d.Size(ctx, e.rec.Name)
+	}
+	return s.d.Drivers[0].Usage(ctx, e.rec.spec())
 }
 
 func pruneFilter(filters map[string][]string) (func(*entry) bool, error) {

@@ -1,11 +1,18 @@
 package buildkit
 
 import (
+	"cmp"
 	"context"
+	"slices"
+	"strings"
+	"time"
 
+	"github.com/containerd/containerd/v2/pkg/filters"
+	"github.com/containerd/errdefs"
 	bkclient "github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
 
+	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/build"
 )
 
@@ -40,7 +47,7 @@ func record(u bkclient.UsageInfo) build.CacheRecord {
 
 // Prune removes cache that nothing uses and returns what went.
 func (b *Builder) Prune(ctx context.Context, o build.PruneOptions) ([]build.CacheRecord, error) {
-	if !b.used() {
+	if o.Nothing || !b.used() {
 		return nil, nil
 	}
 	bk, done, err := b.use(ctx)
@@ -69,4 +76,100 @@ func (b *Builder) Prune(ctx context.Context, o build.PruneOptions) ([]build.Cach
 		return nil
 	})
 	return gone, g.Wait()
+}
+
+// Prunable lists what Prune would remove by the same options.
+func (b *Builder) Prunable(ctx context.Context, o build.PruneOptions) ([]build.CacheRecord, error) {
+	if o.Nothing {
+		return nil, nil
+	}
+	match, err := filters.ParseAll(o.Filters...)
+	if err != nil {
+		return nil, fault.New(errdefs.ErrInvalidArgument, "%s", err)
+	}
+	all, err := b.Records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return prunable(all, o, match, time.Now()), nil
+}
+
+// prunable has BuildKit's rules: nothing in use, and without All nothing that is
+// an image's or BuildKit's own; what others are made of goes only after them.
+func prunable(all []build.CacheRecord, o build.PruneOptions, match filters.Filter, now time.Time) []build.CacheRecord {
+	goes := map[string]bool{}
+	for _, r := range all {
+		own := r.Type == string(bkclient.UsageRecordTypeInternal) || r.Type == string(bkclient.UsageRecordTypeFrontend)
+		recent := o.UnusedIn != 0 && r.LastUsedAt != nil && r.LastUsedAt.After(now.Add(-o.UnusedIn))
+		goes[r.ID] = !r.InUse && (o.All || !own && !r.Shared) && !recent && match.Match(fields(r))
+	}
+	for changed := true; changed; {
+		changed = false
+		for _, r := range all {
+			for _, p := range r.Parents {
+				if !goes[r.ID] && goes[p] {
+					goes[p], changed = false, true
+				}
+			}
+		}
+	}
+	var out []build.CacheRecord
+	for _, r := range all {
+		if goes[r.ID] {
+			out = append(out, r)
+		}
+	}
+	return out[:min(len(out), untilKept(all, out, o))]
+}
+
+// untilKept sorts what may go, first what was used longest ago and least often,
+// and says how much of it goes before there is as little as is to be kept.
+func untilKept(all, out []build.CacheRecord, o build.PruneOptions) int {
+	used := func(r build.CacheRecord) time.Time {
+		if r.LastUsedAt == nil {
+			return time.Time{}
+		}
+		return *r.LastUsedAt
+	}
+	slices.SortStableFunc(out, func(a, b build.CacheRecord) int {
+		return cmp.Or(used(a).Compare(used(b)), cmp.Compare(a.UsageCount, b.UsageCount), cmp.Compare(a.ID, b.ID))
+	})
+	keep := max(o.Reserved, o.MaxUsed)
+	if keep == 0 {
+		return len(out)
+	}
+	var total int64
+	for _, r := range all {
+		total += r.Size
+	}
+	for i, r := range out {
+		if total <= keep {
+			return i
+		}
+		total -= r.Size
+	}
+	return len(out)
+}
+
+// fields are what filters may ask of a record.
+func fields(r build.CacheRecord) filters.Adaptor {
+	return filters.AdapterFunc(func(path []string) (string, bool) {
+		switch path[0] {
+		case "id":
+			return r.ID, true
+		case "parents":
+			return strings.Join(r.Parents, ";"), len(r.Parents) > 0
+		case "description":
+			return r.Description, r.Description != ""
+		case "inuse":
+			return "", r.InUse
+		case "type":
+			return r.Type, r.Type != ""
+		case "shared":
+			return "", r.Shared
+		case "private":
+			return "", !r.Shared
+		}
+		return "", false
+	})
 }

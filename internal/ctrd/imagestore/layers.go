@@ -257,3 +257,39 @@ func (s *Store) dropAll(ctx context.Context, ready map[digest.Digest]staged) {
 		s.drop(ctx, st.key)
 	}
 }
+
+// Pinned tells what stays even when no image refers to it: what leases name, as
+// those of the build cache do, and the layers below. Names are "layer CHAIN" and
+// "blob DIGEST".
+func (s *Store) Pinned(ctx context.Context) (map[string]bool, error) {
+	ctx = s.ns(ctx)
+	all, err := s.d.Leases.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list leases: %w", err)
+	}
+	out := map[string]bool{}
+	for _, l := range all {
+		rs, err := s.d.Leases.ListResources(ctx, l)
+		if errdefs.IsNotFound(err) {
+			continue // released meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list what lease %s holds: %w", l.ID, err)
+		}
+		for _, r := range rs {
+			if r.Type == "content" {
+				out["blob "+r.ID] = true
+				continue
+			}
+			for key := r.ID; key != "" && !out["layer "+key]; {
+				out["layer "+key] = true
+				info, err := s.d.Snapshots.Stat(ctx, key)
+				if err != nil && !errdefs.IsNotFound(err) {
+					return nil, fmt.Errorf("look at layer %s: %w", key, err)
+				}
+				key = info.Parent
+			}
+		}
+	}
+	return out, nil
+}

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/build"
@@ -135,7 +134,7 @@ func decodePrune(r *http.Request) (o domain.PruneOptions, err error) {
 	}
 	for key, values := range filters {
 		for _, v := range values {
-			if err := pruneFilter(&o, key, v); err != nil {
+			if err := o.AddFilter(key, v); err != nil {
 				return o, err
 			}
 		}
@@ -153,40 +152,5 @@ func number(form url.Values, key string, v *int64) error {
 		return fault.New(errdefs.ErrInvalidArgument, "%s is in bytes and expects an integer, got %v", key, s)
 	}
 	*v = n
-	return nil
-}
-
-// pruneFilter adds one filter. until and unused-for are ages; the others are
-// BuildKit's own, with ! for "not" and ~ for "matches".
-func pruneFilter(o *domain.PruneOptions, key, value string) error {
-	switch key {
-	case "until", "unused-for":
-		d, err := time.ParseDuration(value)
-		if err != nil {
-			return fault.New(errdefs.ErrInvalidArgument, "%q filter expects a duration (e.g., '24h'): %s", key, err)
-		}
-		if o.UnusedIn != 0 && o.UnusedIn != d {
-			return fault.New(errdefs.ErrInvalidArgument, "filters expect only one value: until")
-		}
-		o.UnusedIn = d
-		return nil
-	case "id":
-		o.Filters = append(o.Filters, "id~="+value)
-		return nil
-	}
-	name, op := key, "=="
-	if n, ok := strings.CutSuffix(key, "!"); ok {
-		name, op = n, "!="
-	}
-	switch name {
-	case "parent", "type", "description", "inuse", "shared", "private":
-	default:
-		return fault.New(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
-	}
-	if value == "" {
-		o.Filters = append(o.Filters, name)
-	} else {
-		o.Filters = append(o.Filters, name+op+value)
-	}
 	return nil
 }

@@ -14,6 +14,9 @@ import (
 type Backend interface {
 	// Usage tells all measured sizes; fresh measures them first.
 	Usage(ctx context.Context, fresh bool) (api.UsageReport, error)
+	// Prune plans and, unless it is a dry run, removes. Steps are of known kinds,
+	// each given once.
+	Prune(ctx context.Context, r api.PruneRequest) (api.PruneReport, error)
 }
 
 // Router serves storage.
@@ -26,6 +29,7 @@ func New(b Backend) *Router { return &Router{b} }
 func (rt *Router) Routes() []route.Route {
 	return []route.Route{
 		{Method: http.MethodGet, Path: api.PathUsage, Handler: rt.usage},
+		{Method: http.MethodPost, Path: api.PathPrune, Handler: rt.prune},
 	}
 }
 

@@ -1,0 +1,50 @@
+package build
+
+import (
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"holdfast.dev/holdfast/internal/base/fault"
+)
+
+// AddFilter adds one filter of the API. until and unused-for are ages; the others are
+// BuildKit's own, with ! for "not" and ~ for "matches".
+func (o *PruneOptions) AddFilter(key, value string) error {
+	switch key {
+	case "until", "unused-for":
+		d, err := time.ParseDuration(value)
+		if err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "%q filter expects a duration (e.g., '24h'): %s", key, err)
+		}
+		if o.UnusedIn != 0 && o.UnusedIn != d {
+			return fault.New(errdefs.ErrInvalidArgument, "filters expect only one value: until")
+		}
+		o.UnusedIn = d
+		return nil
+	case "label": // which no record has
+		o.Nothing = true
+		return nil
+	case "label!":
+		return nil
+	case "id":
+		o.Filters = append(o.Filters, "id~="+value)
+		return nil
+	}
+	name, op := key, "=="
+	if n, ok := strings.CutSuffix(key, "!"); ok {
+		name, op = n, "!="
+	}
+	switch name {
+	case "parent", "type", "description", "inuse", "shared", "private":
+	default:
+		return fault.New(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
+	}
+	if value == "" {
+		o.Filters = append(o.Filters, name)
+	} else {
+		o.Filters = append(o.Filters, name+op+value)
+	}
+	return nil
+}

@@ -1,0 +1,317 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/testkit"
+)
+
+// plan is `holdfast … prune --dry-run --json`.
+func plan(t *testing.T, d *testkit.Daemon, args ...string) (r api.PruneReport) {
+	t.Helper()
+	decode(t, []byte(d.Holdfast(append(args, "--dry-run", "--json")...)), &r)
+	return r
+}
+
+// named are the names of what a plan removes.
+func named(r api.PruneReport) string {
+	var out []string
+	for _, i := range r.Items {
+		name := i.Name
+		if i.Kind == api.PruneCache || strings.HasPrefix(name, "sha256:") {
+			name = "…"
+		}
+		out = append(out, i.Kind+" "+name)
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+func names(d *testkit.Daemon) string {
+	return strings.Join([]string{
+		d.Docker("ps", "-a", "--format", "{{.Names}}"), d.Docker("images", "--format", "{{.Repository}}"),
+		d.Docker("volume", "ls", "-q"), d.Docker("network", "ls", "--format", "{{.Name}}"),
+	}, "\n")
+}
+
+func TestPruneShowsItsPlan(t *testing.T) {
+	notOnTwin(t, "it has no plans")
+	d := own(t, testkit.Options{RootExt4: 256})
+	d.Image("busybox")
+	big := testkit.Layer{"big": {Body: noise(8 << 20)}}.Tar()
+	d.Load(testkit.ImageSpec{Ref: "base:1", Layers: [][]byte{testkit.BusyboxLayer(t), big}})
+	d.Load(testkit.ImageSpec{Ref: "app:1", Layers: [][]byte{testkit.BusyboxLayer(t), big, testkit.Layer{"app": {Body: noise(1 << 20)}}.Tar()}})
+	d.Docker("network", "create", "idle")
+	d.Docker("network", "create", "busy")
+	up(d, "--name", "runs", "--network", "busy", "-v", "kept:/k", "busybox", "sleep", "600")
+	d.Docker("run", "--name", "ended", "-v", "named:/n", "-v", "/anon", "app:1", "sh", "-c", "head -c 3000000 /dev/urandom > /f; head -c 2000000 /dev/urandom > /anon/f")
+	d.Docker("run", "--name", "labelled", "--label", "keep=yes", "busybox", "true")
+	before := names(d)
+
+	equal(t, "plan", named(plan(t, d, "system", "prune")), "container ended, container labelled, network idle")
+	equal(t, "plan with a filter", named(plan(t, d, "system", "prune", "--filter", "label!=keep")), "container ended, network idle")
+	equal(t, "of images", named(plan(t, d, "image", "prune", "-a")), "image base:1")
+	r := plan(t, d, "system", "prune", "-a", "--volumes")
+	// The anonymous volume and the image of the ended container go with it.
+	if got := named(r); !strings.HasPrefix(got, "container ended, container labelled, image app:1, image base:1, network idle, volume ") || len(r.Items) != 6 {
+		t.Errorf("all: %s", got)
+	}
+	text := d.Holdfast("system", "prune", "-a", "--volumes", "--dry-run")
+	for _, want := range []string{"KIND", "ended", "does not run: Exited (0)", "no container uses it", "made without a name", "6 to remove, which frees "} {
+		contains(t, "dry run", text, want)
+	}
+	contains(t, "asks", d.Run("n\n", "holdfast", "system", "prune").Out, "ended")
+	for _, args := range [][]string{
+		{"container", "prune", "-f", "--filter", "label=nobody"}, {"image", "prune", "-f", "-a", "--filter", "label=nobody"},
+		{"volume", "prune", "-f", "--filter", "label=nobody"}, {"network", "prune", "-f", "--filter", "label=nobody"},
+		{"system", "prune", "-f", "--filter", "label=nobody"},
+	} {
+		contains(t, args[0], d.Holdfast(args...), "nothing unused matches the filter label=nobody")
+	}
+	contains(t, "json", d.Run("", "holdfast", "system", "prune", "--json").Err, "wants --force")
+	equal(t, "nothing went", names(d), before)
+
+	// What it says it frees is what the disk has more afterwards.
+	free := func() int64 {
+		d.Exec("sync")
+		var st unix.Statfs_t
+		if err := unix.Statfs(d.Path(d.Root()), &st); err != nil {
+			t.Fatal(err)
+		}
+		return int64(st.Bfree) * st.Bsize
+	}
+	had := free()
+	var done api.PruneReport
+	decode(t, []byte(d.Holdfast("system", "prune", "-a", "--volumes", "-f", "--json")), &done)
+	for _, i := range done.Items {
+		if !i.Removed {
+			t.Errorf("stayed: %+v", i)
+		}
+	}
+	if done.Frees != r.Frees {
+		t.Errorf("planned %d, done %d", r.Frees, done.Frees)
+	}
+	var got int64
+	d.Eventually(settle, "the space is free", func() (bool, string) {
+		got = free() - had
+		return got > done.Frees-512<<10 && got < done.Frees+512<<10, fmt.Sprintf("free: %d more, told %d", got, done.Frees)
+	})
+	equal(t, "what stays", named(plan(t, d, "system", "prune", "-a", "--volumes")), "")
+	contains(t, "says so", d.Holdfast("system", "prune", "-f", "--dry-run"), "Nothing to prune.")
+	contains(t, "named volume", d.Docker("volume", "ls", "-q"), "named")
+	equal(t, "the volume", named(plan(t, d, "volume", "prune", "-a")), "volume named")
+}
+
+// Layers that two images share are free only when both go.
+func TestPlansCountSharedLayersOnce(t *testing.T) {
+	notOnTwin(t, "it has no plans")
+	d := daemon(t)
+	layer := func(n int) []byte {
+		return testkit.Layer{"f": {Body: strings.Repeat(strconv.Itoa(n), 1<<20)}}.Tar()
+	}
+	d.Load(testkit.ImageSpec{Ref: "one:1", Layers: [][]byte{layer(1), layer(2)}})
+	d.Load(testkit.ImageSpec{Ref: "two:1", Layers: [][]byte{layer(1), layer(3)}})
+	d.Docker("create", "--name", "user", "two:1", "x")
+	mib := func(n int64) string { return strconv.FormatInt((n+1<<19)>>20, 10) } // content and layer
+	equal(t, "one alone", mib(sizeOfUnused(t, d, "one:1")), "2")
+	d.Docker("rm", "user")
+	equal(t, "both", mib(plan(t, d, "image", "prune", "-a").Frees-sizeOfUnused(t, d, "busybox:latest")), "6")
+	d.Docker("tag", "one:1", "again:1")
+	r := plan(t, d, "image", "prune", "-a")
+	var names, frees int
+	for _, i := range r.Items {
+		if strings.HasPrefix(i.Name, "one") || strings.HasPrefix(i.Name, "again") {
+			names++
+			if i.Frees > 0 {
+				frees++
+			}
+		}
+	}
+	if names != 2 || frees != 1 {
+		t.Errorf("two names: %+v", r.Items)
+	}
+}
+
+// sizeOfUnused is what a plan has for an image that the kit put there.
+func sizeOfUnused(t *testing.T, d *testkit.Daemon, name string) int64 {
+	t.Helper()
+	for _, i := range plan(t, d, "image", "prune", "-a").Items {
+		if i.Name == name {
+			return i.Frees
+		}
+	}
+	return 0
+}
+
+// Whatever is pruned meanwhile, a container that is being started starts, with
+// its image, volume and network.
+func TestPruneRacesStarts(t *testing.T) {
+	d := own(t, testkit.Options{})
+	for i := range 5 {
+		d.Load(testkit.ImageSpec{Ref: fmt.Sprintf("img%d:1", i), Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"n": {Body: strconv.Itoa(i)}}.Tar()}})
+	}
+	stop := make(chan struct{})
+	var pruning, starts sync.WaitGroup
+	for _, args := range [][]string{{"container", "prune", "-f"}, {"image", "prune", "-f"}, {"volume", "prune", "-f"}} {
+		pruning.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if r := d.DockerResult(args...); r.Code != 0 && !strings.Contains(r.Err, "already running") {
+					t.Errorf("%s", r)
+				}
+			}
+		})
+	}
+	turns := make(chan struct{}, 6) // at a time
+	for i := range 50 {
+		starts.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			name := "s" + strconv.Itoa(i)
+			r := d.DockerResult("run", "-d", "--name", name, "-v", "/anon", fmt.Sprintf("img%d:1", i%5), "sh", "-c", "echo mine > /anon/f; exec sleep 600")
+			if r.Code != 0 {
+				t.Errorf("%s", r)
+			}
+		})
+	}
+	starts.Wait()
+	close(stop)
+	pruning.Wait()
+	equal(t, "running", strconv.Itoa(len(strings.Fields(d.Docker("ps", "-q")))), "50")
+	for i := range 50 {
+		d.Eventually(settle, "its volume is there", func() (bool, string) {
+			r := d.DockerResult("exec", "s"+strconv.Itoa(i), "cat", "/anon/f")
+			return strings.TrimSpace(r.Out) == "mine", r.String()
+		})
+	}
+}
+
+// An image is not pruned while a container is being made of it.
+func TestPruneOfImagesRacesCreates(t *testing.T) {
+	notOnTwin(t, "it removes the image")
+	d := own(t, testkit.Options{})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if code, out := d.API("POST", `/images/prune?filters={"dangling":["false"]}`, nil); code != 200 {
+				t.Errorf("%d %s", code, out)
+			}
+		}
+	})
+	spec := testkit.ImageSpec{Ref: "busy:1", Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"n": {Body: "n"}}.Tar()}}
+	made := 0
+	for end := time.Now().Add(time.Minute); made < 25 && time.Now().Before(end); {
+		d.Load(spec)
+		code, out := d.API("POST", "/containers/create?name=racer", map[string]any{"Image": "busy:1", "Cmd": []string{"true"}})
+		switch code {
+		case 404: // the prune was first
+			contains(t, "refusal", string(out), "No such image: busy:1")
+		case 201:
+			made++
+			var in struct{ Image string }
+			d.GetJSON("/containers/racer/json", &in)
+			if code, out := d.API("GET", "/images/"+in.Image+"/json", nil); code != 200 {
+				t.Errorf("the image of a container went: %d %s", code, out)
+			}
+			d.Docker("start", "-a", "racer")
+			d.Docker("rm", "racer")
+		default:
+			t.Errorf("%d %s", code, out)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if made == 0 {
+		t.Error("no container was ever made")
+	}
+}
+
+func TestPruneOnAFullDisk(t *testing.T) {
+	notOnTwin(t, "its files are elsewhere")
+	d := own(t, testkit.Options{RootExt4: 96})
+	d.Image("busybox")
+	k := disk{t, d}
+	d.Load(testkit.ImageSpec{Ref: "big:1", Layers: [][]byte{testkit.Layer{"f": {Body: noise(4 << 20)}}.Tar()}})
+	d.Docker("run", "--name", "ended", "-v", "/anon", "-v", "named:/n", "busybox", "sh", "-c", "head -c 2000000 /dev/urandom | tee /f /n/f > /anon/f")
+	up(d, "--name", "runs", "busybox", "sleep", "600")
+	k.fill()
+	r := plan(t, d, "system", "prune", "-a", "--volumes")
+	if len(r.Items) != 3 {
+		t.Errorf("plan: %s", named(r))
+	}
+	out := d.Docker("system", "prune", "-a", "-f", "--volumes")
+	contains(t, "prune", out, "Total reclaimed space: ")
+	equal(t, "containers", d.Docker("ps", "-a", "--format", "{{.Names}}"), "runs")
+	equal(t, "images", d.Docker("images", "--format", "{{.Repository}}"), "busybox")
+	d.Eventually(settle, "there is room again", func() (bool, string) {
+		avail := strings.TrimSpace(d.Exec("sh", "-c", "df --output=avail -k "+d.Root()+" | tail -1"))
+		n, err := strconv.Atoi(avail)
+		return err == nil && n > 8000, avail
+	})
+	k.free()
+	// And the same after a crash in the midst of it.
+	if err := os.WriteFile(d.Dir()+"/note", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		d.Docker("run", "--name", "e"+strconv.Itoa(i), "-v", "/anon", "busybox", "sh", "-c", "head -c 1000000 /dev/urandom > /f")
+	}
+	k.fill()
+	cmd := d.Command(t.Context(), "docker", "system", "prune", "-f", "--volumes")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	d.Eventually(settle, "the prune began", func() (bool, string) {
+		left := d.DockerResult("ps", "-aq", "--filter", "status=exited").Out
+		return len(strings.Fields(left)) < 4, left
+	})
+	d.Kill()
+	_ = cmd.Wait() // the daemon died under it
+	d.Start()
+	d.Docker("system", "prune", "-f", "--volumes")
+	k.free()
+	equal(t, "containers", d.Docker("ps", "-a", "--format", "{{.Names}}"), "runs")
+	w := truth{t, d}
+	w.settled()
+	w.holds("after a prune that died")
+}
+
+func TestPruneRequestsAreChecked(t *testing.T) {
+	notOnTwin(t, "not its API")
+	d := daemon(t)
+	for body, want := range map[string]string{
+		`{}`:                          "nothing to prune is named",
+		`{"steps":[{"kind":"dust"}]}`: `unknown kind to prune: \"dust\"`,
+		`{"steps":[{"kind":"image","all":true}]}`:                            "for the build cache",
+		`{"steps":[{"kind":"image"},{"kind":"image"}]}`:                      "given twice",
+		`{"steps":[{"kind":"image","filters":{"colour":["red"]}}]}`:          "invalid filter 'colour'",
+		`{"steps":[{"kind":"container","filters":{"until":["yesterday"]}}]}`: "invalid value for",
+		`{"steps":[{"kind":"build cache","filters":{"x":["y"]}}]}`:           "invalid filter 'x'",
+	} {
+		code, out := d.API("POST", api.PathPrune, json.RawMessage(body))
+		if code != 400 || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %d %s", body, code, out)
+		}
+	}
+}
