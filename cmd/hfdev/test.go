@@ -28,12 +28,13 @@ type class struct {
 
 // The heavy packages of the client are left out of -race: they are docker's and
 // compose's code, have no concurrency of ours, and take minutes to compile again.
-var heavy = []string{"/internal/cli", "/cmd/holdfast"}
+// internal/stateful has no goroutine, and explores a million states.
+var heavy = []string{"/internal/cli", "/cmd/holdfast", "/internal/stateful"}
 
 func classes() []class {
 	return []class{
 		{name: "unit", args: []string{"-race", "-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/...", "./cmd/..."}, not: append([]string{"/internal/testkit"}, heavy...)},
-		{name: "unit", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/cli/...", "./cmd/holdfast/...", "./internal/testkit/...", "./build/..."}},
+		{name: "unit", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/cli/...", "./internal/stateful/...", "./cmd/holdfast/...", "./internal/testkit/...", "./build/..."}},
 		{name: "unit", dir: "examples/store", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./..."}},
 		{name: "api", args: []string{"-timeout=20m"}, pkgs: []string{"./test/api/..."}},
 		{name: "api", args: []string{"-timeout=10m"}, pkgs: []string{"./test/compat/..."}},
