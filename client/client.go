@@ -107,6 +107,13 @@ func (c *Client) OutdatedImages(ctx context.Context) ([]api.OutdatedImage, error
 	return out, err
 }
 
+// AnalyzeImage reads all layers of an image. errdefs.ErrNotFound for an unknown one.
+func (c *Client) AnalyzeImage(ctx context.Context, r api.AnalyzeRequest) (api.ImageAnalysis, error) {
+	var out api.ImageAnalysis
+	err := c.call(ctx, http.MethodPost, api.PathAnalyze, r, &out)
+	return out, err
+}
+
 // Check tries a volume or a directory. errdefs.ErrNotFound for an unknown one,
 // errdefs.ErrInvalidArgument for an unknown database.
 func (c *Client) Check(ctx context.Context, r api.CheckRequest) (api.CheckReport, error) {

@@ -101,7 +101,7 @@ func (r row) verdict() string {
 func runBench(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := fs.Bool("quick", false, "few samples, to see a trend")
-	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names")
+	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names, analyze")
 	write := fs.String("write", "", "put the result between the marks of this file")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -167,6 +167,7 @@ func (b *bench) measure(ctx context.Context) {
 		{"load", b.load},
 		{"throughput", b.throughput},
 		{"names", b.names},
+		{"analyze", b.analyze},
 	} {
 		if ctx.Err() != nil {
 			b.t.Fatalf("interrupted")

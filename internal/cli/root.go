@@ -91,7 +91,7 @@ func (r *root) addOwn() {
 		}
 		switch c.Name() {
 		case "image":
-			c.AddCommand(newOutdated(r.cli))
+			c.AddCommand(newOutdated(r.cli), newAnalyze(r.cli))
 		case "volume":
 			addVolumeVerbs(c, r.cli)
 			extendVolumeList(sub(c, "ls"), r.cli)

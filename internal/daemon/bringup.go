@@ -130,6 +130,7 @@ func (d *Daemon) startImages(context.Context) error {
 		Registry: d.imageStore,
 		Moves:    store.NewCollection[image.Move](d.db, "image-moves"),
 		Platform: platforms.DefaultSpec(),
+		TempDir:  d.paths.Temp,
 	})
 	return nil
 }

@@ -27,6 +27,7 @@ type Deps struct {
 	Moves    Moves
 	// Platform is what containers run on here.
 	Platform ocispec.Platform
+	TempDir  string // exists; for what an analysis does not keep in memory
 }
 
 // Service is the image domain.
@@ -39,12 +40,16 @@ type Service struct {
 
 	pruning sync.Mutex // held by a running Prune
 
-	claims claims
+	claims   claims
+	analyses chan struct{} // holds one for each that runs
 }
 
 // New returns a Service.
 func New(d Deps) *Service {
-	return &Service{d: d, claims: claims{held: map[digest.Digest]int{}, going: map[digest.Digest]bool{}}}
+	return &Service{
+		d: d, analyses: make(chan struct{}, atOnce),
+		claims: claims{held: map[digest.Digest]int{}, going: map[digest.Digest]bool{}},
+	}
 }
 
 // emit publishes an image event with Docker's attributes.

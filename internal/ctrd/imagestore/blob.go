@@ -202,6 +202,47 @@ func (s *Store) Read(ctx context.Context, r io.Reader) (image.Layer, error) {
 	return l, refuse(err)
 }
 
+// Layer implements image.Content.
+func (s *Store) Layer(ctx context.Context, d ocispec.Descriptor) (_ io.ReadCloser, err error) {
+	ra, err := s.d.Content.ReaderAt(s.ns(ctx), d)
+	if err != nil {
+		return nil, fmt.Errorf("read layer %s: %w", d.Digest, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ra.Close())
+		}
+	}()
+	in := bufio.NewReaderSize(content.NewReader(ra), 256<<10)
+	f, err := sniff(in)
+	if err != nil {
+		return nil, fmt.Errorf("read layer %s: %w", d.Digest, err)
+	}
+	z, err := decompress(in, f)
+	if err != nil {
+		return nil, err
+	}
+	return &layerReader{z: z, ra: ra}, nil
+}
+
+// layerReader reads a stored layer through its compression.
+type layerReader struct {
+	z  io.ReadCloser
+	ra io.Closer
+}
+
+// Read implements io.Reader.
+func (l *layerReader) Read(p []byte) (int, error) {
+	n, err := l.z.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = refuse(err)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (l *layerReader) Close() error { return errors.Join(l.z.Close(), l.ra.Close()) }
+
 // readPlain stores a layer that comes uncompressed, or in a compression that
 // images don't know, as gzip.
 func (s *Store) readPlain(ctx context.Context, r io.Reader, f format) (_ image.Layer, err error) {

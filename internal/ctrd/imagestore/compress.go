@@ -71,7 +71,7 @@ func decompress(r io.Reader, f format) (io.ReadCloser, error) {
 		}
 	case zstded:
 		var z *zstd.Decoder
-		if z, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow)); err == nil {
+		if z, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow)); err == nil {
 			return z.IOReadCloser(), nil
 		}
 	case bzipped:

@@ -148,7 +148,7 @@ func newFixtureAt(t testing.TB, root string, hosts imagestore.HostOptions) *fixt
 	})
 	f.Service = image.New(image.Deps{
 		Clock: clock.System{}, Log: log, Events: f, Users: f, Platform: platform,
-		Records: f.store, Content: f.store, Layers: f.store, Archives: f.store, Registry: f.store, Moves: moves{},
+		Records: f.store, Content: f.store, Layers: f.store, Archives: f.store, Registry: f.store, Moves: moves{}, TempDir: tmp,
 	})
 	return f
 }

@@ -12,6 +12,7 @@ import (
 // Images is the image domain as this router needs it.
 type Images interface {
 	Outdated(ctx context.Context) ([]image.Outdated, error)
+	Analyze(ctx context.Context, ref string, o image.AnalyzeOptions) (image.Analysis, error)
 }
 
 func (rt *Router) outdated(w http.ResponseWriter, r *http.Request) error {

@@ -20,6 +20,7 @@ func New(images Images, checker Checker) *Router { return &Router{images, checke
 func (rt *Router) Routes() []route.Route {
 	return []route.Route{
 		{Method: http.MethodGet, Path: api.PathOutdated, Handler: rt.outdated},
+		{Method: http.MethodPost, Path: api.PathAnalyze, Handler: rt.analyze},
 		{Method: http.MethodPost, Path: api.PathCheck, Handler: rt.check},
 	}
 }
