@@ -184,6 +184,11 @@ func (k *conn) Publish(e events.Message) {
 // Images.
 func (*conn) Claim(context.Context, string) (func(), error) { return func() {}, nil }
 
+func (k *conn) Family(ctx context.Context, ref string) ([]string, error) {
+	img, err := k.Resolve(ctx, ref, nil)
+	return []string{img.ID}, err
+}
+
 func (k *conn) Resolve(_ context.Context, ref string, _ *ocispec.Platform) (ImageInfo, error) {
 	k.m.mu.Lock()
 	defer k.m.mu.Unlock()

@@ -141,12 +141,14 @@ func (s *Service) selectBy(ctx context.Context, o ListOptions) (*selection, erro
 	if f.has("ancestor") {
 		sel.images = map[string]bool{}
 		for _, v := range f.by["ancestor"] {
-			img, err := s.d.Images.Resolve(ctx, v, nil)
+			ids, err := s.d.Images.Family(ctx, v)
 			if err != nil {
 				s.d.Log.Debug("image of filter not found", logkey.Image, v, logkey.Err, err)
 				continue
 			}
-			sel.images[img.ID] = true
+			for _, id := range ids {
+				sel.images[id] = true
+			}
 		}
 	}
 	if sel.publish, err = f.ports("publish"); err != nil {

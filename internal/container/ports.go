@@ -38,6 +38,8 @@ type Images interface {
 	// Claim keeps the image that ref means from being removed until release is
 	// called, while a container is made of it. errdefs.ErrNotFound as Resolve.
 	Claim(ctx context.Context, ref string) (release func(), err error)
+	// Family lists the IDs of an image and of those made from it. errdefs.ErrNotFound.
+	Family(ctx context.Context, ref string) ([]string, error)
 }
 
 // ImageInfo is an image as a container sees it.

@@ -38,6 +38,10 @@ func (p containerImages) Claim(ctx context.Context, ref string) (func(), error) 
 	return p.s.Claim(ctx, ref)
 }
 
+func (p containerImages) Family(ctx context.Context, ref string) ([]string, error) {
+	return p.s.Family(ctx, ref)
+}
+
 // imageUsers fills image.Users. Containers start after images, so that the
 // service is looked up late.
 type imageUsers struct{ d *Daemon }

@@ -125,11 +125,13 @@ func happened(yes, no string, kv ...string) check {
 }
 
 var filterRows = []row{
-	{"GET /containers/json ancestor", partly, "the image itself, not those that were made from it", func(t *testing.T, x *ctx) {
+	{"GET /containers/json ancestor", served, "", func(t *testing.T, x *ctx) {
 		built(x)
-		x.Docker("create", "--name", "yes", "busybox", "true")
-		x.Docker("create", "--name", "no", "younger:1", "true")
+		x.Docker("create", "--name", "yes", "younger:1", "true")
+		x.Load(testkit.ImageSpec{Ref: "other:1", Layers: [][]byte{testkit.Layer{"f": {Body: "x"}}.Tar()}, Config: map[string]any{"Cmd": []string{"x"}}})
+		x.Docker("create", "--name", "no", "other:1")
 		keeps("GET", "/containers/json?all=1&", func(*ctx) {}, `"/yes"`, `"/no"`, "ancestor", "busybox")(t, x)
+		keeps("GET", "/containers/json?all=1&", func(*ctx) {}, `"/yes"`, `"/no"`, "ancestor", "younger:1")(t, x)
 	}},
 	{"GET /containers/json annotation", served, "", ps([]string{"--annotation", "a.example=1"}, []string{"--annotation", "a.example=2"}, "annotation", "a.example=1")},
 	{"GET /containers/json before", served, "", ps(nil, nil, "before", "no")},
