@@ -226,7 +226,7 @@ func TestCreateRefusals(t *testing.T) {
 		}},
 		{"Range of blkio weight is from 10 to 1000", func(_ *container.Config, h *container.HostConfig) { h.BlkioWeight = 9 }},
 		{"unknown or invalid runtime name: kata", func(_ *container.Config, h *container.HostConfig) { h.Runtime = "kata" }},
-		{"logger: no log driver named 'syslog' is registered", func(_ *container.Config, h *container.HostConfig) { h.LogConfig.Type = "syslog" }},
+		{"logger: no log driver named 'gelf' is registered", func(_ *container.Config, h *container.HostConfig) { h.LogConfig.Type = "gelf" }},
 		{"Invalid value: 101, valid memory swappiness range is 0-100", func(_ *container.Config, h *container.HostConfig) { h.MemorySwappiness = int64p(101) }},
 		{"Requested CPUs are not available - requested 9, available: 0-3", func(_ *container.Config, h *container.HostConfig) { h.CpusetCpus = "9" }},
 		{"invalid ulimit type: fish", func(_ *container.Config, h *container.HostConfig) {

@@ -133,7 +133,7 @@ func (b systemBackend) Info(ctx context.Context) (system.Info, error) {
 }
 
 func networkDrivers() []string { return []string{"bridge", "host", "null"} }
-func logDrivers() []string     { return []string{"json-file", "local", "none"} }
+func logDrivers() []string     { return []string{"journald", "json-file", "local", "none", "syslog"} }
 
 func sysctlOn(name string) bool {
 	b, err := os.ReadFile(filepath.Join("/proc/sys", name))

@@ -211,7 +211,7 @@ func TestRunOptionsNotServedAreRefused(t *testing.T) {
 	d := daemon(t)
 	for _, tc := range [][]string{
 		{"--gpus", "all"},
-		{"--log-driver", "syslog"},
+		{"--log-driver", "gelf"},
 		{"--runtime", "other"},
 		{"--volume-driver", "nosuch"},
 		{"--isolation", "hyperv"},

@@ -41,6 +41,23 @@ func attributes(c Config) (map[string]string, error) {
 	return out, nil
 }
 
+// tagOf is the tag of a driver that always has one.
+func tagOf(c Config, def string) (string, error) {
+	text := c.Options["tag"]
+	if text == "" {
+		text = def
+	}
+	t, err := parseTag(text)
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, tagInfo{c}); err != nil {
+		return "", invalid("%v", err)
+	}
+	return b.String(), nil
+}
+
 func pick(out, from map[string]string, names string) {
 	if names == "" {
 		return

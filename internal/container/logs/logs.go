@@ -2,7 +2,8 @@
 // they can, read it back.
 //
 // json-file writes Docker's format; local writes a compact binary one; none
-// writes nothing. Both files are rotated by size. Writers and followers of a
+// writes nothing; syslog and journald send, and keep a file like local's beside
+// it to be read. Files are rotated by size. Writers and followers of a
 // log share one process: a follower is told of new messages, and a rotated file
 // stays open for the followers that still need it, so that following neither
 // loses nor repeats a message.

@@ -351,7 +351,7 @@ func TestValidate(t *testing.T) {
 		{"local", "max-size=20m", ""},
 		{"json-file", "max-size=10m", ""},
 		{"json-file", "mode=non-blocking", ""},
-		{"syslog", "", "logger: no log driver named 'syslog' is registered"},
+		{"gelf", "", "logger: no log driver named 'gelf' is registered"},
 		{"json-file", "foo=bar", "unknown log opt 'foo' for json-file log driver"},
 		{"local", "foo=bar", "unknown log opt 'foo' for log driver local"},
 		{"json-file", "mode=fast", "logger: logging mode not supported: fast"},

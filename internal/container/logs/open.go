@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,8 @@ const (
 	JSONFile = "json-file"
 	Local    = "local"
 	None     = "none"
+	Syslog   = "syslog"
+	Journald = "journald"
 )
 
 // Config names a container's log. Options are the user's.
@@ -28,7 +31,7 @@ type Config struct {
 	Type          string
 	Options       map[string]string
 	Path          string // file of json-file
-	Dir           string // folder of local; made where it is missing
+	Dir           string // folder of local and of what sending drivers keep; made where it is missing
 	ContainerID   string
 	ContainerName string
 	ImageID       string
@@ -43,7 +46,7 @@ type Config struct {
 }
 
 // Drivers lists the names that Open knows.
-func Drivers() []string { return []string{JSONFile, Local, None} }
+func Drivers() []string { return []string{Journald, JSONFile, Local, None, Syslog} }
 
 // settings are the options of a file driver, read.
 type settings struct {
@@ -52,6 +55,7 @@ type settings struct {
 	compress bool
 	nonBlock bool
 	buffer   int64
+	noCache  bool // of a driver that sends
 }
 
 const defaultBuffer = 1 << 20
@@ -90,6 +94,8 @@ func parse(driver string, options map[string]string) (settings, error) {
 		s.buffer = n
 	}
 	switch driver {
+	case Syslog, Journald:
+		return s, s.parseSending(driver, options)
 	case JSONFile:
 		s.maxFiles = 1
 	case Local:
@@ -109,6 +115,37 @@ func parse(driver string, options map[string]string) (settings, error) {
 		}
 	}
 	return s, s.parseFile(driver, options)
+}
+
+// sendingOptions are what drivers that send take.
+var sendingOptions = map[string][]string{
+	Syslog: {
+		"syslog-address", "syslog-facility", "syslog-format", "syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key",
+		"syslog-tls-skip-verify",
+	},
+	Journald: {},
+}
+
+func (s *settings) parseSending(driver string, options map[string]string) error {
+	for key := range options {
+		switch key {
+		case "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag",
+			"cache-disabled", "cache-max-size", "cache-max-file", "cache-compress":
+		default:
+			if !slices.Contains(sendingOptions[driver], key) {
+				return invalid("unknown log opt '%s' for %s log driver", key, driver)
+			}
+		}
+	}
+	if err := checkPatterns(options); err != nil {
+		return err
+	}
+	if driver == Syslog {
+		if _, err := parseSyslog(options); err != nil {
+			return err
+		}
+	}
+	return s.parseCache(options)
 }
 
 // parseFile reads the options about the file.
@@ -146,6 +183,11 @@ func (s *settings) parseFile(driver string, options map[string]string) error {
 	if s.maxFiles == 1 {
 		s.compress = false
 	}
+	return checkPatterns(options)
+}
+
+// checkPatterns compiles the options that are patterns or templates.
+func checkPatterns(options map[string]string) error {
 	for _, key := range []string{"labels-regex", "env-regex"} {
 		if _, err := regexp.Compile(options[key]); err != nil {
 			return invalid("%v", err)
@@ -155,14 +197,21 @@ func (s *settings) parseFile(driver string, options map[string]string) error {
 	return err
 }
 
+func makeDir(dir string) error { return os.MkdirAll(dir, 0o700) }
+
 // Open opens a container's log.
 func Open(c Config) (Logger, error) {
 	s, err := parse(c.Type, c.Options)
 	if err != nil {
 		return nil, err
 	}
-	if c.Type == None {
+	switch c.Type {
+	case None:
 		return none{}, nil
+	case Syslog:
+		return openCached(c, s, func() (sender, error) { return dialSyslog(c) })
+	case Journald:
+		return openCached(c, s, func() (sender, error) { return dialJournal(c, journalSocket) })
 	}
 	attrs, err := attributes(c)
 	if err != nil {
@@ -172,7 +221,7 @@ func Open(c Config) (Logger, error) {
 	if c.Type == Local {
 		path, enc = filepath.Join(c.Dir, "container.log"), binaryCodec{}
 		if !c.ReadOnly {
-			if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+			if err := makeDir(c.Dir); err != nil {
 				return nil, err
 			}
 		}
@@ -194,7 +243,7 @@ func Open(c Config) (Logger, error) {
 // Remove deletes a log and its rotated files.
 func Remove(c Config) error {
 	path := c.Path
-	if c.Type == Local {
+	if c.Type == Local || c.Type == Syslog || c.Type == Journald {
 		return os.RemoveAll(c.Dir)
 	}
 	if path == "" {

@@ -109,7 +109,7 @@ func (c *Config) checkTCP() error {
 
 func (c *Config) checkContainers() error {
 	errs := []error{
-		oneOf("log-driver", c.LogDriver, "json-file", "local", "none"),
+		oneOf("log-driver", c.LogDriver, "json-file", "local", "none", "syslog", "journald"),
 		oneOf("default-cgroupns-mode", c.CgroupNamespaceMode, "", "host", "private"),
 		oneOf("default-ipc-mode", c.IpcMode, "private", "shareable"),
 	}

@@ -120,7 +120,7 @@ func TestRefusals(t *testing.T) {
 		{"host", "", []string{"-H", "http://x"}, `invalid host "http://x"`},
 		{"relative socket", "", []string{"-H", "unix://x"}, "must be absolute"},
 		{"driver", `{"storage-driver": "overlay2"}`, nil, "only overlayfs is supported"},
-		{"log driver", `{"log-driver": "syslog"}`, nil, `invalid log-driver "syslog": want one of json-file, local, none`},
+		{"log driver", `{"log-driver": "gelf"}`, nil, `invalid log-driver "gelf": want one of json-file, local, none, syslog, journald`},
 		{"pool", `{"default-address-pools": [{"base": "10.0.0.0/16", "size": 8}]}`, nil, "cannot be cut"},
 		{"registry", `{"insecure-registries": ["http://x"]}`, nil, "should not contain '://'"},
 		{"feature", `{"features": {"windows": true}}`, nil, "invalid features: windows=true is not supported"},

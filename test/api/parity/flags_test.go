@@ -3,11 +3,13 @@ package parity
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/command/commands"
@@ -249,13 +251,41 @@ var createFlags = []row{
 		x.Docker("network", "create", "pin")
 		shows("169.254.7.7", netFirst+`{{index .IPAMConfig.LinkLocalIPs 0}}{{end}}`, "--network", "pin", "--link-local-ip", "169.254.7.7")(t, x)
 	}},
-	{"log-driver", partly, "json-file, local and none; others are refused by name", both(
+	{"log-driver", partly, "json-file, local, none, syslog and journald; others are refused by name", both(
 		logsKept("json-file"), logsKept("local"),
 		func(t *testing.T, x *ctx) {
 			x.start("echo lost", "--log-driver", "none")
 			if r := x.hf("logs", x.name); r.Code == 0 || !strings.Contains(r.Err, "configured logging driver does not support reading") {
 				t.Errorf("none: %s", r)
 			}
+		},
+		func(t *testing.T, x *ctx) {
+			path := filepath.Join(x.Dir(), "syslog-"+x.verb)
+			conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			x.start("echo said", "--log-driver", "syslog", "--log-opt", "syslog-address=unixgram://"+path, "--log-opt", "tag={{.Name}}")
+			if err := conn.SetReadDeadline(time.Now().Add(settle)); err != nil {
+				t.Fatal(err)
+			}
+			b := make([]byte, 1024)
+			n, err := conn.Read(b)
+			if err != nil || !strings.Contains(string(b[:n]), x.name+"[") || !strings.HasSuffix(string(b[:n]), "said") {
+				t.Errorf("syslog got %q, %v", b[:n], err)
+			}
+			x.equal("kept to be read", x.Docker("logs", x.name), "said")
+		},
+		func(t *testing.T, x *ctx) {
+			r := x.start("echo said", "--log-driver", "journald")
+			if _, err := os.Stat("/run/systemd/journal/socket"); err != nil {
+				if r.Code == 0 || !strings.Contains(r.Err, "journald is not enabled on this host") {
+					t.Errorf("without a journal: %s", r)
+				}
+				return
+			}
+			x.equal("kept to be read", x.Docker("logs", x.name), "said")
 		},
 		func(t *testing.T, x *ctx) {
 			for _, driver := range []string{"gelf", "fluentd", "awslogs", "splunk", "etwlogs", "gcplogs"} {
