@@ -38,6 +38,8 @@ type Deps struct {
 	RunDir   string // <exec-root>/swarm: the control socket
 	Hostname string
 	Executor Executor
+	// NewName makes up a name for a service that is given none.
+	NewName func() (string, error)
 	// OwnLink tells network interfaces that the engine made.
 	OwnLink func(name string) bool
 }

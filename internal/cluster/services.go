@@ -108,6 +108,13 @@ func (s *Service) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	if _, err := s.conn(); err != nil {
 		return out, err
 	}
+	if spec.Name == "" {
+		name, err := s.d.NewName()
+		if err != nil {
+			return out, err
+		}
+		spec.Name = name
+	}
 	want, err := s.wanted(spec)
 	if err != nil {
 		return out, err

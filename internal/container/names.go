@@ -44,6 +44,15 @@ func (s *Service) reserveName(id, name string) (string, error) {
 	return bare, nil
 }
 
+// RandomName makes a name up as containers get it, for others that need one.
+func RandomName(r io.Reader) (string, error) {
+	var b [2]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return "", fmt.Errorf("make a name: %w", err)
+	}
+	return adjectives[int(b[0])%len(adjectives)] + "_" + surnames[int(b[1])%len(surnames)], nil
+}
+
 func (s *Service) reserveRandomName(id string) (string, error) {
 	var b [3]byte
 	for try := range 7 {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/rand"
 	"io"
 	"path/filepath"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/cluster"
 	"holdfast.dev/holdfast/internal/cluster/executor"
+	"holdfast.dev/holdfast/internal/container"
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	"holdfast.dev/holdfast/internal/image"
 )
@@ -35,6 +37,7 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 		RunDir:   run,
 		Hostname: d.facts.Hostname,
 		OwnLink:  ownLink,
+		NewName:  func() (string, error) { return container.RandomName(rand.Reader) },
 		Executor: executor.New(executor.Deps{
 			Log:        d.log,
 			Containers: d.containers,

@@ -51,6 +51,10 @@ type Options struct {
 	IgnoreLeftovers bool
 	// Bare is for measurements: no comparison before and after, no debug log.
 	Bare bool
+	// Hostname gives the daemon a machine's name of its own.
+	Hostname string
+	// prepare is called with the namespaces, before the daemon first starts.
+	prepare func(*holder) error
 }
 
 // shared is what all handles of one daemon have in common.
@@ -116,7 +120,7 @@ func newDaemon(t TB, o Options) (*Daemon, error) {
 			return nil, err
 		}
 	}
-	ns, err := newHolder()
+	ns, err := newHolder(o.Hostname)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +128,11 @@ func newDaemon(t TB, o Options) (*Daemon, error) {
 	d := &Daemon{shared: s, t: t}
 	if err := os.WriteFile(filepath.Join(dir, holderFile), []byte(strconv.Itoa(ns.pid)), 0o644); err != nil {
 		return d, err
+	}
+	if o.prepare != nil {
+		if err := o.prepare(ns); err != nil {
+			return d, err
+		}
 	}
 	if o.RootTmpfs > 0 {
 		if out, err := ns.command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm,mode=711", o.RootTmpfs), "tmpfs", s.root).CombinedOutput(); err != nil {

@@ -19,18 +19,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holder is a process that keeps a network and a mount namespace alive. Daemons
+// holder is a process that keeps a network, a mount and a UTS namespace alive. Daemons
 // enter it, so what they leave there outlives them.
 type holder struct {
 	cmd *exec.Cmd
 	pid int
 }
 
-func newHolder() (*holder, error) {
+// newHolder makes the namespaces; hostname may be empty for the machine's.
+func newHolder(hostname string) (*holder, error) {
 	cmd := exec.Command("sleep", "infinity")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// Unshareflags and not Cloneflags: then Go also makes the mounts private.
-		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET,
+		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS,
 		Setpgid:      true,
 	}
 	if err := cmd.Start(); err != nil {
@@ -39,6 +40,11 @@ func newHolder() (*holder, error) {
 	h := &holder{cmd: cmd, pid: cmd.Process.Pid}
 	if out, err := h.command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("set lo up: %w: %s", err, out), h.close())
+	}
+	if hostname != "" {
+		if out, err := h.command("hostname", hostname).CombinedOutput(); err != nil {
+			return nil, errors.Join(fmt.Errorf("set the name of the machine: %w: %s", err, out), h.close())
+		}
 	}
 	return h, nil
 }
@@ -54,7 +60,7 @@ func (h *holder) close() error {
 // command is a program that will run in the namespaces. nsenter execs it, so the
 // process started is the program itself.
 func (h *holder) command(name string, args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-n", "-m", "--wd=/", "--", name}, args...)...)
+	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(h.pid), "-n", "-m", "-u", "--wd=/", "--", name}, args...)...)
 }
 
 // path is where a path of the mount namespace can be read from outside.

@@ -30,7 +30,7 @@ func (d *Daemon) PowerLoss() {
 	if err := os.RemoveAll(d.execRoot); err != nil {
 		d.t.Fatalf("remove run-time files: %v", err)
 	}
-	ns, err := newHolder()
+	ns, err := newHolder(d.opts.Hostname)
 	if err != nil {
 		d.t.Fatalf("%v", err)
 	}

@@ -17,6 +17,11 @@ func single(t *testing.T, o testkit.Options) *testkit.Daemon {
 	d := testkit.New(t, o)
 	d.Image("busybox")
 	d.Docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+	t.Cleanup(func() {
+		if r := d.DockerResult("swarm", "leave", "--force"); r.Code != 0 && !strings.Contains(r.Err, "not part of a swarm") {
+			t.Errorf("%s", r)
+		}
+	})
 	return d
 }
 

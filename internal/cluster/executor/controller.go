@@ -12,8 +12,6 @@ import (
 	"github.com/moby/swarmkit/v2/api"
 	"github.com/moby/swarmkit/v2/api/naming"
 	"github.com/moby/swarmkit/v2/template"
-
-	"holdfast.dev/holdfast/internal/container"
 )
 
 // controller drives the container of one task.
@@ -135,7 +133,12 @@ func (c *controller) image(ctx context.Context, spec *api.ContainerSpec) error {
 		auth = spec.PullOptions.RegistryAuth
 	}
 	if err := c.e.d.Images.Pull(ctx, spec.Image, auth); err != nil {
-		return fmt.Errorf("pull %s: %w", spec.Image, err)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// Only its text: errors of the network say of themselves that they are
+		// temporary, and SwarmKit would try here for ever instead of elsewhere.
+		return fmt.Errorf("pull %s: %s", spec.Image, err.Error())
 	}
 	return nil
 }
@@ -339,7 +342,7 @@ func (c *controller) Remove(ctx context.Context) error {
 	in, err := c.inspect(ctx)
 	if err == nil {
 		if err = c.stop(ctx, in.ID); err == nil {
-			err = c.e.d.Containers.Remove(ctx, in.ID, container.RemoveOptions{Force: true, Volumes: true})
+			err = c.e.removeContainer(ctx, in.ID)
 		}
 	}
 	if err != nil && !errdefs.IsNotFound(err) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	dockercontainer "github.com/moby/moby/api/types/container"
@@ -82,8 +83,10 @@ const (
 
 // Executor makes controllers for tasks.
 type Executor struct {
-	d    Deps
-	deps exec.DependencyManager
+	d Deps
+	// deps keeps what tasks depend on. It is made when a node first asks: it has a
+	// goroutine of its own.
+	deps func() exec.DependencyManager
 
 	mounting sync.Mutex // held across the mount and unmount of SecretsDir
 
@@ -101,7 +104,8 @@ var (
 
 // New returns an executor. It does nothing until a node uses it.
 func New(d Deps) *Executor {
-	return &Executor{d: d, deps: agent.NewDependencyManager(noPlugins{}), tasks: map[string]struct{}{}}
+	deps := sync.OnceValue(func() exec.DependencyManager { return agent.NewDependencyManager(noPlugins{}) })
+	return &Executor{d: d, deps: deps, tasks: map[string]struct{}{}}
 }
 
 // Describe implements exec.Executor. Any difference between two answers makes
@@ -141,13 +145,13 @@ func (e *Executor) Configure(context.Context, *api.Node) error { return nil }
 func (e *Executor) SetNetworkBootstrapKeys([]*api.EncryptionKey) error { return nil }
 
 // Secrets implements exec.SecretsProvider.
-func (e *Executor) Secrets() exec.SecretsManager { return e.deps.Secrets() }
+func (e *Executor) Secrets() exec.SecretsManager { return e.deps().Secrets() }
 
 // Configs implements exec.ConfigsProvider.
-func (e *Executor) Configs() exec.ConfigsManager { return e.deps.Configs() }
+func (e *Executor) Configs() exec.ConfigsManager { return e.deps().Configs() }
 
 // Volumes implements exec.VolumesProvider.
-func (e *Executor) Volumes() exec.VolumesManager { return e.deps.Volumes() }
+func (e *Executor) Volumes() exec.VolumesManager { return e.deps().Volumes() }
 
 // Controller implements exec.Executor.
 func (e *Executor) Controller(t *api.Task) (exec.Controller, error) {
@@ -174,7 +178,7 @@ func (e *Executor) isHeld() bool {
 }
 
 // restrict gives a task the secrets and configs that its spec names, and no others.
-func (e *Executor) restrict(t *api.Task) exec.DependencyGetter { return agent.Restrict(e.deps, t) }
+func (e *Executor) restrict(t *api.Task) exec.DependencyGetter { return agent.Restrict(e.deps(), t) }
 
 // forget is called when nothing of a task is left.
 func (e *Executor) forget(task string) {
@@ -199,8 +203,8 @@ func (e *Executor) Purge(ctx context.Context) error {
 	e.mu.Lock()
 	e.tasks, e.held = map[string]struct{}{}, false
 	e.mu.Unlock()
-	e.deps.Secrets().Reset()
-	e.deps.Configs().Reset()
+	e.deps().Secrets().Reset()
+	e.deps().Configs().Reset()
 	return errors.Join(err, e.dropSecretsDir())
 }
 
@@ -216,12 +220,37 @@ func (e *Executor) remove(ctx context.Context, match func(task string) bool) err
 			continue
 		}
 		e.d.Log.Info("container of a task that is gone removed", logkey.Container, c.ID, logkey.Name, task)
-		err := e.d.Containers.Remove(ctx, c.ID, container.RemoveOptions{Force: true, Volumes: true})
-		if err != nil && !errdefs.IsNotFound(err) {
+		if err := e.removeContainer(ctx, c.ID); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		errs = append(errs, e.dropSecrets(task))
 	}
 	return errors.Join(errs...)
+}
+
+// removeLimit bounds the wait for a removal that somebody else began.
+const removeLimit = 30 * time.Second
+
+// removeContainer returns when the container is gone, whoever removes it: a task
+// may be at it while the node leaves.
+func (e *Executor) removeContainer(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, removeLimit)
+	defer cancel()
+	gone, err := e.d.Containers.Wait(ctx, id, dockercontainer.WaitConditionRemoved)
+	if err == nil {
+		err = e.d.Containers.Remove(ctx, id, container.RemoveOptions{Force: true, Volumes: true})
+	}
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil
+	case !errdefs.IsConflict(err):
+		return err
+	}
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return err
+	}
 }

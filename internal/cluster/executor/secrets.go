@@ -43,6 +43,9 @@ func configTarget(name string) string { return path.Join("/", name) }
 // files collects what a task's container is to be given.
 func (e *Executor) files(t *api.Task, node *api.NodeDescription) ([]file, error) {
 	spec := t.Spec.GetContainer()
+	if len(spec.Secrets)+len(spec.Configs) == 0 {
+		return nil, nil
+	}
 	deps := e.restrict(t)
 	var out []file
 	for _, r := range spec.Secrets {
