@@ -13,6 +13,7 @@ PREFIX ?= /usr/local
 include build/binaries.mk
 include build/deps.mk
 include build/test.mk
+include build/dev.mk
 
 PROGRAMS := bin/holdfast bin/holdfastd bin/cli-plugins/docker-buildx bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init
 

@@ -14,6 +14,12 @@ import (
 const usage = `usage:
   hfdev test [-run REGEXP] [-count N] [CLASS...]   run tests: unit, api, cluster, e2e, chaos (default: all but chaos)
   hfdev fuzz [-time 10s] [-short] [-run REGEXP]    run every fuzz target for a while
+  hfdev up [-n 4] [-managers 1]                    a cluster of nodes on this machine; all of these take -name
+  hfdev ls | down                                  show it, take it down
+  hfdev exec NODE [COMMAND...]                     run a program in a node, with its DOCKER_HOST
+  hfdev logs NODE [-f]                             a node's daemon log
+  hfdev kill | stop | start NODE                   a node's daemon: kill -9, SIGTERM, start again
+  hfdev partition | heal NODE                      cut a node off the others, join it again
   hfdev bench [-quick] [-write FILE]               measure against docker and podman
 `
 
@@ -32,6 +38,8 @@ func main() {
 		err = runFuzz(ctx, os.Args[2:])
 	case "bench":
 		err = runBench(ctx, os.Args[2:])
+	case "up", "keep", "down", "ls", "exec", "logs", "kill", "stop", "start", "partition", "heal":
+		err = runCluster(ctx, os.Args[1], os.Args[2:])
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)

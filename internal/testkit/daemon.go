@@ -260,7 +260,7 @@ func (d *Daemon) TryStart() error {
 // Launch starts the daemon's process and does not wait for it.
 func (d *Daemon) Launch() error {
 	cmd := d.serverCommand()
-	log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(d.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
@@ -358,11 +358,12 @@ func (d *Daemon) signalAndWait(sig syscall.Signal, limit time.Duration) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-func (d *Daemon) logPath() string { return filepath.Join(d.dir, "daemon.log") }
+// LogPath is the file that the daemon's log is in, over all its starts.
+func (d *Daemon) LogPath() string { return filepath.Join(d.dir, "daemon.log") }
 
 // Logs is everything the daemon wrote, over all its starts.
 func (d *Daemon) Logs() string {
-	b, err := os.ReadFile(d.logPath())
+	b, err := os.ReadFile(d.LogPath())
 	if err != nil {
 		return err.Error()
 	}

@@ -152,6 +152,13 @@ func (d *Daemon) Exec(name string, args ...string) string {
 	return string(out)
 }
 
+// EnterArgs is the beginning of a command line that runs a program in the
+// daemon's namespaces, for other processes.
+func (d *Daemon) EnterArgs() []string {
+	args := d.ns.command("").Args
+	return args[:len(args)-1]
+}
+
 // Path is where the test reads a path of the daemon's mount namespace.
 func (d *Daemon) Path(p string) string { return d.ns.path(p) }
 
