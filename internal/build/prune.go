@@ -1,6 +1,7 @@
 package build
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -8,6 +9,13 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/fault"
 )
+
+// truths are filters that are true or false, and what the builder's say for each.
+var truths = map[string][2]string{
+	"inuse":   {"inuse", "idle"},
+	"shared":  {"shared", "private"},
+	"private": {"private", "shared"},
+}
 
 // AddFilter adds one filter of the API. until and unused-for are ages; the others are
 // BuildKit's own, with ! for "not" and ~ for "matches".
@@ -30,6 +38,17 @@ func (o *PruneOptions) AddFilter(key, value string) error {
 		return nil
 	case "id":
 		o.Filters = append(o.Filters, "id~="+value)
+		return nil
+	}
+	if yes, no := truths[key][0], truths[key][1]; yes != "" && value != "" {
+		b, err := strconv.ParseBool(value)
+		if err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "invalid filter '%s=%s': want true or false", key, value)
+		}
+		if !b {
+			yes = no
+		}
+		o.Filters = append(o.Filters, yes)
 		return nil
 	}
 	name, op := key, "=="

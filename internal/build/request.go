@@ -46,7 +46,8 @@ type CacheRecord struct {
 	Type        string
 	Description string
 	InUse       bool
-	Shared      bool // with an image or another record
+	Shared      bool // with an image: it takes no place of its own
+	OfImage     bool // a layer of an image, shared or on the disk once more
 	Size        int64
 	CreatedAt   time.Time
 	LastUsedAt  *time.Time

@@ -102,7 +102,10 @@ func (d *Daemon) buildUsage(ctx context.Context) (*build.DiskUsage, error) {
 	}
 	u := &build.DiskUsage{Items: []build.CacheRecord{}, TotalCount: int64(len(list))}
 	for _, r := range list {
-		u.Items = append(u.Items, build.CacheRecord(r))
+		u.Items = append(u.Items, build.CacheRecord{
+			ID: r.ID, Parents: r.Parents, Type: r.Type, Description: r.Description, InUse: r.InUse, Shared: r.Shared,
+			Size: r.Size, CreatedAt: r.CreatedAt, LastUsedAt: r.LastUsedAt, UsageCount: r.UsageCount,
+		})
 		if r.InUse {
 			u.ActiveCount++
 		}

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	buildtypes "github.com/moby/moby/api/types/build"
 
 	"holdfast.dev/holdfast/internal/testkit"
 )
@@ -170,6 +173,180 @@ func TestBuildCacheIsSeenAndPruned(t *testing.T) {
 		}
 	}
 	equal(t, "the image stays", d.Docker("run", "--rm", "cached", "wc", "-c", "/big"), "3000000 /big")
+}
+
+// A base image's layers are on the disk once, whoever unpacked them, and stay for
+// whoever needs them.
+func TestBuildSharesItsBaseWithImages(t *testing.T) {
+	notOnTwin(t, "the classic builder has no cache of its own")
+	d := own(t, testkit.Options{})
+	d.Load(testkit.ImageSpec{Ref: "fat:1", Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"fat": {Body: strings.Repeat("fat ", 1<<20)}}.Tar()}})
+	fats := func() (n int) {
+		list, err := filepath.Glob(filepath.Join(d.Root(), "containerd", "snapshots", "snapshots", "*", "fs", "fat"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM fat:1 AS a\nRUN head -c 3000000 /dev/zero > /step && echo x > /x\nFROM scratch\nCOPY --from=a /x /x\n"})
+	d.Docker("build", "-t", "thin", dir)
+	if n := fats(); n != 1 {
+		t.Errorf("the base's layer is on the disk %d times", n)
+	}
+	usage := func() (u struct {
+		BuildCache []struct {
+			ID, Type, Description string
+			Size                  int64
+			Shared, InUse         bool
+			UsageCount            int
+			LastUsedAt            *time.Time
+		}
+		BuildCacheUsage struct{ TotalCount, TotalSize, Reclaimable int64 } `json:"BuildCacheUsage"`
+	}) {
+		d.GetJSON("/v1.50/system/df", &u)
+		return u
+	}
+	// What a step made on top of an image is the cache's own, though it was never
+	// exported; the image's layer is not.
+	var own, sharedSize int64
+	for _, r := range usage().BuildCache {
+		if r.Shared {
+			sharedSize += r.Size
+		} else {
+			own += r.Size
+		}
+		if r.Type == "regular" && (r.LastUsedAt == nil || r.UsageCount == 0) {
+			t.Errorf("not known when it was used: %+v", r)
+		}
+	}
+	if own < 3000000 || own > 4000000 || sharedSize < 4<<20 {
+		t.Errorf("the cache's own: %d bytes, shared: %d, of: %+v", own, sharedSize, usage().BuildCache)
+	}
+	contains(t, "df", d.Docker("system", "df", "--format", "{{.Type}} {{.Size}}"), "Build Cache 3.0")
+	contains(t, "df -v", d.Docker("system", "df", "-v"), "true")
+
+	// The image goes, the cache keeps its layer: the next step needs it.
+	d.Docker("rmi", "fat:1")
+	d.Docker("image", "prune", "-f")
+	if n := fats(); n != 1 {
+		t.Errorf("without its image the layer is there %d times", n)
+	}
+	d.Docker("builder", "prune", "-af")
+	d.Eventually(settle, "without the cache it is gone, too", func() (bool, string) { n := fats(); return n == 0, fmt.Sprint(n) })
+	equal(t, "the image that was built", d.Docker("image", "inspect", "-f", "{{len .RootFS.Layers}}", "thin"), "1")
+}
+
+func TestBuilderPruneFilters(t *testing.T) {
+	notOnTwin(t, "the classic builder has no cache of its own")
+	testkit.RequireBin(t, "cli-plugins/docker-buildx")
+	d := own(t, testkit.Options{})
+	d.Image("busybox")
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM busybox AS a\nRUN --mount=type=cache,target=/c head -c 3000000 /dev/zero > /c/x && head -c 5000000 /dev/zero > /dropped\nFROM busybox\nCOPY --from=a /etc/passwd /p\nRUN head -c 2000000 /dev/zero > /kept\n"})
+	type record struct {
+		ID, Type, Description string
+		Size                  int64
+		Shared                bool
+	}
+	records := func() (out struct{ BuildCache []record }) {
+		d.GetJSON("/v1.50/system/df", &out)
+		return out
+	}
+	count := func(match func(record) bool) (n int) {
+		for _, r := range records().BuildCache {
+			if match(r) {
+				n++
+			}
+		}
+		return n
+	}
+	mount := func(r record) bool { return r.Type == "exec.cachemount" }
+	says := func(text string) func(record) bool {
+		return func(r record) bool { return r.Type == "regular" && strings.Contains(r.Description, text) }
+	}
+	build := func() {
+		d.Docker("builder", "prune", "-af")
+		d.Docker("build", "-t", "pruned", dir)
+	}
+	build()
+	if count(mount) != 1 || count(says("/dropped")) != 1 || count(says("/kept")) != 1 {
+		t.Fatalf("the cache is not what this test is about: %+v", records())
+	}
+	// Too young, or not of that kind: nothing goes.
+	total := len(records().BuildCache)
+	for _, args := range [][]string{
+		{"--filter", "until=1h"}, {"--filter", "unused-for=1h"}, {"--filter", "type=frontend"}, {"--filter", "inuse=true"}, {"--filter", "private=false", "--filter", "inuse=true"},
+		{"--filter", "id=nosuchrecord"}, {"--filter", "description=nosuch"}, {"--filter", "parent=nosuch"}, {"--keep-storage", "1gb"},
+	} {
+		contains(t, fmt.Sprint(args), d.Docker(append([]string{"builder", "prune", "-af"}, args...)...), "Total reclaimed space: 0B")
+		if n := len(records().BuildCache); n != total {
+			t.Errorf("%q: %d records of %d are left", args, n, total)
+		}
+	}
+	d.DockerFails("invalid filter 'nosuch'", "builder", "prune", "-f", "--filter", "nosuch=x")
+	d.DockerFails("until", "builder", "prune", "-f", "--filter", "until=yesterday")
+	// By kind.
+	contains(t, "by type", d.Docker("builder", "prune", "-af", "--filter", "type=exec.cachemount"), "3.0")
+	if count(mount) != 0 || count(says("/dropped")) != 1 {
+		t.Errorf("after pruning cache mounts: %+v", records())
+	}
+	// Without --all what the image is made of stays, and what only led there goes.
+	contains(t, "dangling", d.Docker("builder", "prune", "-f"), "5.0")
+	if count(says("/dropped")) != 0 || count(says("/kept")) != 1 {
+		t.Errorf("after pruning without --all: %+v", records())
+	}
+	equal(t, "the image is as before", d.Docker("run", "--rm", "pruned", "wc", "-c", "/kept"), "2000000 /kept")
+	// By its ID.
+	build()
+	for _, r := range records().BuildCache {
+		if says("/dropped")(r) {
+			d.Docker("builder", "prune", "-af", "--filter", "id="+r.ID)
+		}
+	}
+	if count(says("/dropped")) != 0 || count(says("/kept")) != 1 || count(mount) != 1 {
+		t.Errorf("after pruning one record: %+v", records())
+	}
+	// To a size: the least used go first, until the rest is small enough.
+	build()
+	own := func() (n int64) {
+		for _, r := range records().BuildCache {
+			if !r.Shared {
+				n += r.Size
+			}
+		}
+		return n
+	}
+	before := own()
+	d.Docker("builder", "prune", "-af", "--keep-storage", "6000000")
+	if now := own(); before < 10000000 || now > 6000000 || now == 0 {
+		t.Errorf("pruned to 6 MB: %d bytes before, %d after", before, now)
+	}
+	build()
+	d.Holdfast("buildx", "prune", "-af", "--max-used-space", "4000000")
+	if now := own(); now > 4000000 || now == 0 {
+		t.Errorf("pruned to 4 MB by buildx: %d bytes", now)
+	}
+	build()
+	var gone buildtypes.CachePruneReport
+	code, body := d.API(http.MethodPost, "/v1.50/build/prune?all=1&reserved-space=4000000&max-used-space=1", nil)
+	if code != http.StatusOK {
+		t.Fatalf("%d %s", code, body)
+	}
+	decode(t, body, &gone)
+	if now := own(); gone.SpaceReclaimed == 0 || now == 0 || now > 4000000 {
+		t.Errorf("a reserve of 4 MB: %d bytes are left, %+v", now, gone)
+	}
+	// The disk has that much free: nothing goes. And it never has that much.
+	build()
+	before = own()
+	d.API(http.MethodPost, "/v1.50/build/prune?all=1&min-free-space=1", nil)
+	if now := own(); now != before {
+		t.Errorf("one byte free is wanted: %d bytes before, %d after", before, now)
+	}
+	d.API(http.MethodPost, "/v1.50/build/prune?all=1&min-free-space="+fmt.Sprint(int64(1)<<60), nil)
+	if now := own(); now != 0 {
+		t.Errorf("more free than the disk is large: %d bytes are left", now)
+	}
+	contains(t, "buildx du", d.Holdfast("buildx", "du"), "Total:")
 }
 
 func TestBuildIsCancelled(t *testing.T) {

@@ -62,6 +62,7 @@ type Builder struct {
 // opened are BuildKit's parts once they run.
 type opened struct {
 	control  *control.Controller
+	worker   *imageWorker
 	sessions *session.Manager
 	server   *grpc.Server
 	client   *bkclient.Client

@@ -26,13 +26,14 @@ func (b *Builder) Records(ctx context.Context) ([]build.CacheRecord, error) {
 		return nil, err
 	}
 	defer done()
-	list, err := o.client.DiskUsage(ctx)
+	list, of, err := o.worker.usage(ctx, bkclient.DiskUsageInfo{})
 	if err != nil {
 		return nil, err
 	}
 	out := make([]build.CacheRecord, len(list))
 	for i, u := range list {
 		out[i] = record(*u)
+		out[i].OfImage = of[u.ID] != notShared
 	}
 	return out, nil
 }
@@ -98,10 +99,11 @@ func (b *Builder) Prunable(ctx context.Context, o build.PruneOptions) ([]build.C
 // an image's or BuildKit's own; what others are made of goes only after them.
 func prunable(all []build.CacheRecord, o build.PruneOptions, match filters.Filter, now time.Time) []build.CacheRecord {
 	goes := map[string]bool{}
+	limited := o.Reserved != 0 || o.MaxUsed != 0 || o.MinFree != 0
 	for _, r := range all {
 		own := r.Type == string(bkclient.UsageRecordTypeInternal) || r.Type == string(bkclient.UsageRecordTypeFrontend)
 		recent := o.UnusedIn != 0 && r.LastUsedAt != nil && r.LastUsedAt.After(now.Add(-o.UnusedIn))
-		goes[r.ID] = !r.InUse && (o.All || !own && !r.Shared) && !recent && match.Match(fields(r))
+		goes[r.ID] = !r.InUse && (o.All || !own && !r.OfImage) && !(limited && r.Shared) && !recent && match.Match(recordFields(r))
 	}
 	for changed := true; changed; {
 		changed = false
@@ -140,7 +142,9 @@ func untilKept(all, out []build.CacheRecord, o build.PruneOptions) int {
 	}
 	var total int64
 	for _, r := range all {
-		total += r.Size
+		if !r.Shared { // those cost nothing
+			total += r.Size
+		}
 	}
 	for i, r := range out {
 		if total <= keep {
@@ -151,18 +155,20 @@ func untilKept(all, out []build.CacheRecord, o build.PruneOptions) int {
 	return len(out)
 }
 
-// fields are what filters may ask of a record.
-func fields(r build.CacheRecord) filters.Adaptor {
+// recordFields are what filters may ask of a record.
+func recordFields(r build.CacheRecord) filters.Adaptor {
 	return filters.AdapterFunc(func(path []string) (string, bool) {
 		switch path[0] {
 		case "id":
 			return r.ID, true
-		case "parents":
+		case "parents", "parent":
 			return strings.Join(r.Parents, ";"), len(r.Parents) > 0
 		case "description":
 			return r.Description, r.Description != ""
 		case "inuse":
 			return "", r.InUse
+		case "idle":
+			return "", !r.InUse
 		case "type":
 			return r.Type, r.Type != ""
 		case "shared":

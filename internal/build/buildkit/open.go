@@ -91,7 +91,7 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 		return nil, errors.Join(err, opt.MetadataStore.Close())
 	}
 	made.add(inner.Close)
-	w := &imageWorker{Worker: inner, dangling: b.cfg.Dangling, root: b.cfg.Root}
+	w := &imageWorker{Worker: inner, dangling: b.cfg.Dangling, root: b.cfg.Root, images: inNamespace{b.cfg.Images, b.cfg.Namespace}}
 	workers := &worker.Controller{}
 	if err := workers.Add(w); err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 		// What errors carry goes to the client with them: the place in the Dockerfile.
 		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	ctrl.Register(server)
-	o := &opened{control: ctrl, sessions: sessions, server: server, ctx: ctx, stop: stop, lent: lent, log: b.cfg.Log}
+	o := &opened{control: ctrl, worker: w, sessions: sessions, server: server, ctx: ctx, stop: stop, lent: lent, log: b.cfg.Log}
 	if o.client, err = bkclient.New(ctx, "", bkclient.WithContextDialer(o.dial)); err != nil {
 		return nil, fmt.Errorf("make a client of BuildKit: %w", err)
 	}
@@ -196,7 +196,8 @@ func (b *Builder) workerOpt(lent *lentNamespaces) (base.WorkerOpt, error) {
 	if err != nil {
 		return base.WorkerOpt{}, err
 	}
-	leaseManager := leaseutil.WithNamespace(cfg.Client.LeasesService(), cfg.Namespace)
+	layers := cfg.Client.SnapshotService(cfg.Snapshotter)
+	leaseManager := leaseutil.WithNamespace(sharedLeases{cfg.Client.LeasesService(), layers, cfg.Snapshotter}, cfg.Namespace)
 	blobs := snapshot.NewContentStore(cfg.Client.ContentStore(), cfg.Namespace)
 	usage, err := resources.NewMonitor()
 	if err != nil {
@@ -239,11 +240,11 @@ func (b *Builder) workerOpt(lent *lentNamespaces) (base.WorkerOpt, error) {
 		BuildkitVersion:  bkclient.BuildkitVersion{Package: "holdfast.dev/holdfast", Version: cfg.Version},
 		NetworkProviders: providers,
 		Executor:         executor,
-		Snapshotter:      snapshot.NewSnapshotter(cfg.Snapshotter, cfg.Client.SnapshotService(cfg.Snapshotter), cfg.Namespace, nil),
+		Snapshotter:      snapshot.NewSnapshotter(cfg.Snapshotter, sharedSnapshots{layers}, cfg.Namespace, nil),
 		ContentStore:     blobs,
 		Applier:          winlayers.NewFileSystemApplierWithWindows(blobs, apply.NewFileSystemApplier(blobs)),
 		Differ:           winlayers.NewWalkingDiffWithWindows(blobs, walking.NewWalkingDiff(blobs)),
-		ImageStore:       inNamespace{cfg.Images, cfg.Namespace},
+		ImageStore:       unlisted{inNamespace{cfg.Images, cfg.Namespace}},
 		RegistryHosts:    cfg.Hosts,
 		LeaseManager:     leaseManager,
 		GarbageCollect: func(ctx context.Context) (gc.Stats, error) {

@@ -28,6 +28,7 @@ type imageWorker struct {
 	*base.Worker
 	dangling string
 	root     string // on the disk where steps write
+	images   images.Store
 }
 
 // Exporter implements worker.Worker.
@@ -120,6 +121,13 @@ func (s inNamespace) Get(ctx context.Context, name string) (images.Image, error)
 func (s inNamespace) List(ctx context.Context, filters ...string) ([]images.Image, error) {
 	return s.s.List(s.in(ctx), filters...)
 }
+
+// unlisted keeps images from BuildKit where it would find out by itself what is
+// shared (imageWorker.usage does): it lists images for nothing else.
+type unlisted struct{ inNamespace }
+
+// List implements images.Store.
+func (unlisted) List(context.Context, ...string) ([]images.Image, error) { return nil, nil }
 
 // Create implements images.Store.
 func (s inNamespace) Create(ctx context.Context, i images.Image) (images.Image, error) {

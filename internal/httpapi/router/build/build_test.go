@@ -179,7 +179,7 @@ func TestPruneReadsFilters(t *testing.T) {
 	f := &fake{}
 	w, err := call(t, f, "/build/prune", url.Values{
 		"all": {"1"}, "reserved-space": {"10"}, "max-used-space": {"20"}, "min-free-space": {"30"},
-		"filters": {`{"until":["24h"],"type":["regular"],"shared!":["true"],"id":["abc"]}`},
+		"filters": {`{"until":["24h"],"type":["regular"],"shared":["false"],"inuse":["0"],"private":["true"],"description!":["x"],"id":["abc"]}`},
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +187,7 @@ func TestPruneReadsFilters(t *testing.T) {
 	if f.prune.UnusedIn != 24*time.Hour || f.prune.Reserved != 10 || f.prune.MaxUsed != 20 || f.prune.MinFree != 30 || !f.prune.All {
 		t.Errorf("got %+v", f.prune)
 	}
-	for _, want := range []string{"type==regular", "shared!=true", "id~=abc"} {
+	for _, want := range []string{"type==regular", "private", "idle", "description!=x", "id~=abc"} {
 		if !strings.Contains(strings.Join(f.prune.Filters, " "), want) {
 			t.Errorf("no filter %s in %v", want, f.prune.Filters)
 		}
@@ -195,7 +195,11 @@ func TestPruneReadsFilters(t *testing.T) {
 	if got := strings.TrimSpace(w.Body.String()); got != `{"CachesDeleted":["a","b"],"SpaceReclaimed":7}` {
 		t.Errorf("got %s", got)
 	}
-	for _, bad := range []string{`{"until":["x"]}`, `{"nosuch":["x"]}`} {
+	// The older name, which newer clients still send.
+	if _, err := call(t, f, "/build/prune", url.Values{"keep-storage": {"11"}}, nil); err != nil || f.prune.Reserved != 11 {
+		t.Errorf("keep-storage: %+v, %v", f.prune, err)
+	}
+	for _, bad := range []string{`{"until":["x"]}`, `{"shared":["perhaps"]}`, `{"nosuch":["x"]}`} {
 		if _, err := call(t, f, "/build/prune", url.Values{"filters": {bad}}, nil); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", bad, err)
 		}

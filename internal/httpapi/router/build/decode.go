@@ -119,9 +119,14 @@ func credentials(r *http.Request) map[string]registry.AuthConfig {
 
 func decodePrune(r *http.Request) (o domain.PruneOptions, err error) {
 	o.All = route.Bool(r, "all")
+	// keep-storage is the older name of reserved-space. Clients of newer versions
+	// still send it, and a reserve that is not kept is somebody's cache gone.
+	if err := number(r.Form, "keep-storage", &o.Reserved); err != nil {
+		return o, err
+	}
 	keys := map[string]*int64{"reserved-space": &o.Reserved, "max-used-space": &o.MaxUsed, "min-free-space": &o.MinFree}
 	if !route.AtLeast(r.Context(), "1.48") {
-		keys = map[string]*int64{"keep-storage": &o.Reserved}
+		keys = nil
 	}
 	for key, v := range keys {
 		if err := number(r.Form, key, v); err != nil {
