@@ -247,6 +247,8 @@ type SandboxRequest struct {
 	Sysctls    map[string]string // net.* ones, set inside the namespace
 	Dir        string            // where to write hosts, resolv.conf (exists)
 	Links      []string          // IDs of the containers linked to on the default network
+	// After, if not nil, is closed when the events of Join may be told.
+	After <-chan struct{}
 }
 
 // SandboxInfo is a joined network.

@@ -38,7 +38,7 @@ func (s *Service) sandboxRequest(r *Record) SandboxRequest {
 }
 
 // joinNetwork gives the coming run its network, and writes it into the record.
-func (s *Service) joinNetwork(ctx context.Context, c *Container, in *specInput) error {
+func (s *Service) joinNetwork(ctx context.Context, c *Container, in *specInput, mounted <-chan struct{}) error {
 	rec := c.record()
 	mode := rec.HostConfig.NetworkMode
 	if mode.IsContainer() {
@@ -60,6 +60,7 @@ func (s *Service) joinNetwork(ctx context.Context, c *Container, in *specInput) 
 	if err != nil {
 		return err
 	}
+	req.After = mounted // events come in Docker's order, whatever is done side by side
 	req.ExtraHosts = append(slices.Clone(req.ExtraHosts), hosts...)
 	in.linkEnv = env
 	info, err := join(ctx, req)

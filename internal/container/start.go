@@ -178,8 +178,10 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 		in.root = layer.Merged
 		return err
 	})
-	g.Go(func() error { return s.joinNetwork(ctx, c, in) })
+	mounted := make(chan struct{})
+	g.Go(func() error { return s.joinNetwork(ctx, c, in, mounted) })
 	g.Go(func() (err error) {
+		defer close(mounted)
 		in.mounts, err = s.mountAll(ctx, &rec)
 		return err
 	})
@@ -316,11 +318,13 @@ func (s *Service) tearDown(ctx context.Context, c *Container, removing bool) {
 		}
 	}
 	var g errgroup.Group
+	left := make(chan struct{}) // the network: events come in Docker's order
 	g.Go(func() error {
 		warn("task", s.d.Runtime.Delete(ctx, rec.ID, true))
 		// Volumes and layer are let go once no process can be in them.
 		var after errgroup.Group
 		after.Go(func() error {
+			<-left
 			for _, m := range rec.Mounts {
 				if m.Type == mount.TypeVolume && m.Name != "" {
 					warn("volume", s.d.Volumes.Unmount(ctx, m.Name, rec.ID))
@@ -334,9 +338,13 @@ func (s *Service) tearDown(ctx context.Context, c *Container, removing bool) {
 		warn("shm", s.dropShm(rec.ID))
 		return after.Wait()
 	})
-	if rec.HostConfig.NetworkMode.IsPrivate() {
-		g.Go(func() error { warn("network", s.d.Networks.Leave(ctx, rec.ID)); return nil })
-	}
+	g.Go(func() error {
+		defer close(left)
+		if rec.HostConfig.NetworkMode.IsPrivate() {
+			warn("network", s.d.Networks.Leave(ctx, rec.ID))
+		}
+		return nil
+	})
 	_ = g.Wait() // its functions return no errors: they are logged above
 }
 

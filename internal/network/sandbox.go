@@ -38,6 +38,8 @@ type SandboxRequest struct {
 	// Links are IDs of containers whose ports stay open to this one on the default
 	// network where it keeps containers apart. Guarded by Service.mu once joined.
 	Links []string
+	// After, if not nil, is closed when the events of Join may be told.
+	After <-chan struct{}
 }
 
 // SandboxInfo is a joined network, convertible as SandboxRequest is.
@@ -76,6 +78,9 @@ func (s *Service) Join(ctx context.Context, r SandboxRequest) (SandboxInfo, erro
 	defer sb.op.Unlock()
 	if err := s.build(ctx, sb); err != nil {
 		return SandboxInfo{}, errors.Join(err, s.teardown(context.WithoutCancel(ctx), sb))
+	}
+	if r.After != nil {
+		<-r.After
 	}
 	s.publishConnects(sb.eps, r.Container, events.ActionConnect)
 	return s.info(sb), nil

@@ -43,6 +43,9 @@ type entry struct {
 	rec    Record
 	refs   map[string]struct{} // containers that refer to it
 	mounts map[string]struct{} // containers that have it mounted
+	// places are where in each of them, but for those of an earlier daemon's time:
+	// each is told of when it comes and when it goes.
+	places map[string][]string
 	// The same for snapshots of it, as container@snapshot.
 	snapRefs   map[string]struct{}
 	snapMounts map[string]struct{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,10 +86,9 @@ func (s *Service) mountFor(ctx context.Context, name, container string, about ma
 	err = s.with(ctx, name, func(e *entry, dr Driver) error {
 		path = dr.Path(e.rec.spec())
 		users := s.mounted(e)
-		for _, u := range users {
-			if u == container {
-				return nil
-			}
+		if slices.Contains(users, container) {
+			s.tellMount(e, container, about)
+			return nil
 		}
 		if do := e.rec.Doing; do != nil && do.Verb == DoRollback { // nobody is at it: we have the lock
 			if err := s.mend(ctx, e, dr); err != nil {
@@ -102,12 +102,42 @@ func (s *Service) mountFor(ctx context.Context, name, container string, about ma
 			return err
 		}
 		s.setIn(e.mounts, container)
-		attrs := map[string]string{"driver": e.rec.Driver, "container": container}
-		maps.Copy(attrs, about)
-		s.publish(events.ActionMount, name, attrs)
+		s.tellMount(e, container, about)
 		return nil
 	})
 	return path, err
+}
+
+// tellMount tells of a volume at a place in a container, once. The volume is locked.
+func (s *Service) tellMount(e *entry, container string, about map[string]string) {
+	at := about["destination"]
+	s.mu.Lock()
+	known := slices.Contains(e.places[container], at)
+	if !known {
+		if e.places == nil {
+			e.places = map[string][]string{}
+		}
+		e.places[container] = append(e.places[container], at)
+	}
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	attrs := map[string]string{"driver": e.rec.Driver, "container": container}
+	maps.Copy(attrs, about)
+	s.publish(events.ActionMount, e.rec.Name, attrs)
+}
+
+// tellUnmount forgets the places of a volume in a container and tells of each. The
+// volume is locked.
+func (s *Service) tellUnmount(e *entry, container string) {
+	s.mu.Lock()
+	n := max(1, len(e.places[container]))
+	delete(e.places, container)
+	s.mu.Unlock()
+	for range n {
+		s.publish(events.ActionUnmount, e.rec.Name, map[string]string{"driver": e.rec.Driver, "container": container})
+	}
 }
 
 // mount asks the driver each time, not for the first user only: it is
@@ -129,7 +159,7 @@ func (s *Service) Unmount(ctx context.Context, name, container string) error {
 			return nil
 		}
 		s.unset(e.mounts, container)
-		s.publish(events.ActionUnmount, name, map[string]string{"driver": e.rec.Driver, "container": container})
+		s.tellUnmount(e, container)
 		if s.inUse(e) {
 			return nil
 		}

@@ -512,7 +512,9 @@ func TestGatewayPriorityAndInternal(t *testing.T) {
 	d.Docker("network", "create", "--subnet", "10.206.2.0/24", "bbb")
 	d.Docker("network", "create", "--subnet", "10.206.3.0/24", "--internal", "inner")
 	up(d, "--name", "multi", "--network", "name=aaa", "--network", "name=bbb,gw-priority=1", "--network", "name=inner,gw-priority=9", "busybox", "sleep", "600")
-	way := func() string { return d.Docker("exec", "multi", "sh", "-c", "ip route | grep ^default | cut -d' ' -f3") }
+	way := func() string {
+		return d.Docker("exec", "multi", "sh", "-c", "ip route | grep ^default | cut -d' ' -f3")
+	}
 	equal(t, "highest that leads out", way(), "10.206.2.1")
 	equal(t, "inspect", format(d, "multi", "{{.NetworkSettings.Networks.bbb.GwPriority}}"), "1")
 	d.Docker("network", "disconnect", "bbb", "multi")
