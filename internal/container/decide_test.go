@@ -221,7 +221,7 @@ func TestCreateRefusals(t *testing.T) {
 			c.Healthcheck = &container.HealthConfig{Interval: 1}
 		}},
 		{"not served by holdfast: --storage-opt", func(_ *container.Config, h *container.HostConfig) { h.StorageOpt = map[string]string{"size": "1"} }},
-		{"not served by holdfast: --gpus (DeviceRequests)", func(_ *container.Config, h *container.HostConfig) {
+		{`could not select device driver "" with capabilities: []`, func(_ *container.Config, h *container.HostConfig) {
 			h.DeviceRequests = []container.DeviceRequest{{}}
 		}},
 		{"Range of blkio weight is from 10 to 1000", func(_ *container.Config, h *container.HostConfig) { h.BlkioWeight = 9 }},

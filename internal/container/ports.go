@@ -52,6 +52,14 @@ type ImageInfo struct {
 	Foreign  string              // its platform ("linux/arm64/v8") where this machine doesn't run that by itself
 }
 
+// Devices are what vendors describe by files of the Container Device Interface.
+type Devices interface {
+	// Names lists the devices there are now, "vendor.com/class=name", sorted.
+	Names() []string
+	// Inject puts what the devices need into a spec.
+	Inject(s *specs.Spec, names []string) error
+}
+
 // Rootfs makes, mounts and removes the writable layer of a container.
 // All methods are idempotent and keyed by container ID.
 type Rootfs interface {

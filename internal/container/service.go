@@ -17,7 +17,7 @@ import (
 	"holdfast.dev/holdfast/internal/container/stdio"
 )
 
-// Deps are the parts a Service works with; all are required except Random and Host.
+// Deps are the parts a Service works with; all are required except Random, Host and Devices.
 type Deps struct {
 	Clock    clock.Clock
 	Log      *slog.Logger
@@ -28,6 +28,7 @@ type Deps struct {
 	Runtime  Runtime
 	Volumes  Volumes
 	Networks Networks
+	Devices  Devices // nil: there are none
 	Settings Settings
 	Random   io.Reader // source of IDs and names; nil: crypto/rand
 	Host     *Host     // the machine as specs need it; nil: read from this one

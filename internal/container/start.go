@@ -217,6 +217,9 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 	if err != nil {
 		return 0, err
 	}
+	if err := s.injectDevices(spec, rec.HostConfig); err != nil {
+		return 0, err
+	}
 
 	// The record says Starting and all that a new daemon needs to adopt the
 	// task. It is written beside the runtime's work: a crash before it is on

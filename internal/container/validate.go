@@ -124,6 +124,9 @@ func (s *Service) validateHost(h *container.HostConfig, update bool) (warnings [
 	if _, err := parseSecurity(h.SecurityOpt, s.d.Settings.NoNewPrivs); err != nil {
 		return nil, err
 	}
+	if _, err := chooseDevices(h.DeviceRequests, s.deviceNames()); err != nil {
+		return nil, err
+	}
 	w, err := s.validateResources(&h.Resources, update)
 	if err != nil {
 		return w, err
@@ -412,7 +415,6 @@ func refuseUnserved(h *container.HostConfig) error {
 		{h.UsernsMode != "" && !h.UsernsMode.IsHost(), fmt.Sprintf("--userns %s", h.UsernsMode)},
 		{h.CPURealtimePeriod != 0, "--cpu-rt-period"},
 		{h.CPURealtimeRuntime != 0, "--cpu-rt-runtime"},
-		{len(h.DeviceRequests) > 0, "--gpus (DeviceRequests)"},
 		{h.CPUCount != 0, "--cpu-count"},
 		{h.CPUPercent != 0, "--cpu-percent"},
 		{h.IOMaximumIOps != 0, "--io-maxiops"},

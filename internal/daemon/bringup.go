@@ -17,6 +17,7 @@ import (
 	dockercontainer "github.com/moby/moby/api/types/container"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/cdi"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
@@ -232,6 +233,7 @@ func (d *Daemon) networkSettings(instance string) network.Settings {
 }
 
 func (d *Daemon) startContainers(ctx context.Context) error {
+	d.devices = cdi.New(d.cfg.CDISpecDirs)
 	d.containers = container.New(container.Deps{
 		Clock:    d.clock,
 		Log:      d.log,
@@ -242,6 +244,7 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 		Runtime:  d.engine.Runtime(),
 		Volumes:  containerVolumes{d.volumes, d.ledger},
 		Networks: containerNetworks{d.networks},
+		Devices:  d.devices,
 		Settings: d.containerSettings(),
 	})
 	if err := d.containers.Restore(ctx); err != nil {

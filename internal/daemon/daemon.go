@@ -25,6 +25,7 @@ import (
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/build/buildkit"
+	"holdfast.dev/holdfast/internal/cdi"
 	"holdfast.dev/holdfast/internal/cluster"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/ctrd"
@@ -72,6 +73,7 @@ type Daemon struct {
 	volumes    *volume.Service
 	networks   *network.Service
 	containers *container.Service
+	devices    *cdi.Registry
 	builder    *buildkit.Builder
 	swarm      *cluster.Service
 	server     *httpapi.Server

@@ -126,10 +126,19 @@ func (b systemBackend) Info(ctx context.Context) (system.Info, error) {
 		SecurityOptions:     d.securityOptions(),
 		DefaultAddressPools: addressPools(d.cfg),
 		FirewallBackend:     &system.FirewallInfo{Driver: "nftables"},
-		CDISpecDirs:         []string{},
+		CDISpecDirs:         d.devices.Dirs(),
+		DiscoveredDevices:   discovered(d.devices.Names()),
 		Warnings:            d.warnings(),
 	}
 	return info, nil
+}
+
+func discovered(names []string) []system.DeviceInfo {
+	var out []system.DeviceInfo
+	for _, n := range names {
+		out = append(out, system.DeviceInfo{Source: "cdi", ID: n})
+	}
+	return out
 }
 
 func networkDrivers() []string { return []string{"bridge", "host", "null"} }

@@ -58,6 +58,7 @@ type Config struct {
 	IpcMode             string            `json:"default-ipc-mode"`      // private, shareable
 	ExecOpts            []string          `json:"exec-opts"`             // native.cgroupdriver=cgroupfs|systemd
 	StopTimeout         int               `json:"default-stop-timeout"`  // seconds
+	CDISpecDirs         []string          `json:"cdi-spec-dirs"`         // where files describe devices; empty: none
 
 	DNS        []netip.Addr `json:"dns"`
 	DNSSearch  []string     `json:"dns-search"`
@@ -151,6 +152,7 @@ func Default() Config {
 		SeccompProfile:         "builtin",
 		IpcMode:                "private",
 		StopTimeout:            10,
+		CDISpecDirs:            []string{"/etc/cdi", "/var/run/cdi"},
 		ICC:                    true,
 		IPMasq:                 true,
 		DefaultIP:              netip.IPv4Unspecified(),
@@ -232,7 +234,7 @@ func unserved(key string) string {
 		"userns-remap", "selinux-enabled", "rootless", "runtimes", "default-runtime", "storage-opts",
 		"cpu-rt-period", "cpu-rt-runtime", "network-control-plane-mtu", "network-diagnostic-port",
 		"default-network-opts", "default-gateway", "default-gateway-v6", "bip6", "host-gateway-ip",
-		"host-gateway-ips", "max-download-attempts", "cdi-spec-dirs", "nri-opts", "min-api-version",
+		"host-gateway-ips", "max-download-attempts", "nri-opts", "min-api-version",
 		"resolv-conf", "default-init", "raw-logs":
 		return "not served yet"
 	case "http-proxy", "https-proxy", "no-proxy", "proxies":

@@ -27,6 +27,7 @@ func bind(fs *pflag.FlagSet, c *Config) {
 	b := binder{fs}
 	bindDaemon(b, c)
 	bindContainers(b, c)
+	bindDevices(b, c)
 	bindNetwork(b, c)
 }
 
@@ -88,6 +89,10 @@ func bindContainers(b binder, c *Config) {
 	b.StringVar(&c.IpcMode, "default-ipc-mode", c.IpcMode, `Default mode for containers ipc ("shareable"|"private")`)
 	b.list(&c.ExecOpts, "exec-opt", "", "exec-opts", "Runtime execution options (native.cgroupdriver=cgroupfs|systemd)")
 	b.IntVar(&c.StopTimeout, "default-stop-timeout", c.StopTimeout, "Set the default container stop timeout in seconds (0 to terminate immediately)")
+}
+
+func bindDevices(b binder, c *Config) {
+	b.list(&c.CDISpecDirs, "cdi-spec-dir", "", "cdi-spec-dirs", "CDI specification directories to use")
 }
 
 func bindNetwork(b binder, c *Config) {

@@ -107,7 +107,7 @@ var dockersKeys = slices.Sorted(slices.Values([]string{
 	"node-generic-resources", "swarm-default-advertise-addr", "authorization-plugins", "builder", "userns-remap",
 	"selinux-enabled", "runtimes", "default-runtime", "storage-opts", "cpu-rt-period", "cpu-rt-runtime",
 	"network-control-plane-mtu", "network-diagnostic-port", "default-network-opts", "default-gateway",
-	"default-gateway-v6", "bip6", "host-gateway-ip", "host-gateway-ips", "max-download-attempts", "cdi-spec-dirs",
+	"default-gateway-v6", "bip6", "host-gateway-ip", "host-gateway-ips", "max-download-attempts",
 	"min-api-version", "raw-logs", "http-proxy", "https-proxy", "no-proxy", "proxies",
 }))
 

@@ -143,8 +143,15 @@ var createFlags = []row{
 	}},
 	{"cpuset-cpus", served, "", prints("0", cgroup("cpuset/cpuset.cpus", "cpuset.cpus"), "--cpuset-cpus", "0")},
 	{"cpuset-mems", served, "", prints("0", cgroup("cpuset/cpuset.mems", "cpuset.mems"), "--cpuset-mems", "0")},
-	{"device", served, "", both(
+	{"device", served, "paths, and CDI names", both(
 		prints("4", "head -c 4 /dev/nought | wc -c", "--device", "/dev/zero:/dev/nought"),
+		func(t *testing.T, x *ctx) {
+			describe(t, x, "holdfast.test/thing")
+			prints("1", "echo $THING_1; head -c 1 /dev/thing1 >/dev/null", "--device", "holdfast.test/thing=1")(t, x)
+			if r := x.hf(x.verb, "--name", "none", "--device", "holdfast.test/thing=7", "busybox", "true"); x.verb == "run" && (r.Code == 0 || !strings.Contains(r.Err, "unresolvable CDI devices holdfast.test/thing=7")) {
+				t.Errorf("one that is not there: %s", r)
+			}
+		},
 		func(t *testing.T, x *ctx) {
 			prints("refused", "dd if=/dev/d count=0 2>/dev/null || echo refused", "--device", disk(t)+":/dev/d:w")(t, x)
 		},
@@ -177,7 +184,16 @@ var createFlags = []row{
 		prints("1 a b", `echo "$ONE $TWO"`, "--env-file", write(t, "env", "# no\nONE=1\nTWO=a b\n"))(t, x)
 	}},
 	{"expose", served, "", shows("true", `{{range $p, $_ := .Config.ExposedPorts}}{{eq (print $p) "81/tcp"}}{{end}}`, "--expose", "81")},
-	{"gpus", refused, "not served by holdfast: --gpus", refuses("--gpus", "all")},
+	{"gpus", served, "of vendors whose files describe them (CDI: nvidia.com, amd.com, gpu.intel.com)", func(t *testing.T, x *ctx) {
+		if r := x.hf(x.verb, "--gpus", "all", "busybox", "true"); r.Code == 0 || !strings.Contains(r.Err, `could not select device driver "" with capabilities: [[gpu]]`) {
+			t.Errorf("without any: %s", r)
+		}
+		describe(t, x, "nvidia.com/gpu")
+		prints("0 1", "echo $THING_0 $THING_1", "--gpus", "all")(t, x)
+		y := *x
+		y.name = "one"
+		prints("0", "echo $THING_0 $THING_1; test -c /dev/thing0", "--gpus", "1")(t, &y)
+	}},
 	{"group-add", served, "", prints("34 99", "id -G", "--user", "12:34", "--group-add", "99")},
 	{"health-cmd", served, "", health("healthy", "--health-cmd", "true", "--health-interval", "200ms")},
 	{"health-interval", served, "", health("healthy", "--health-cmd", "true", "--health-interval", "150ms")},

@@ -2,6 +2,8 @@ package parity
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -121,4 +123,26 @@ func windowsOnly(flag, value, field string) check {
 			t.Errorf("%s: %d %s", field, code, body)
 		}
 	}
+}
+
+// describe writes the file that describes devices 0 and 1 of a kind, for the daemon
+// to find.
+func describe(t *testing.T, _ *ctx, kind string) {
+	t.Helper()
+	path := filepath.Join(cdiDir, strings.ReplaceAll(kind, "/", "-")+".json")
+	body := `{"cdiVersion":"0.6.0","kind":"` + kind + `","devices":[`
+	for i, n := range []string{"0", "1"} {
+		if i > 0 {
+			body += ","
+		}
+		body += `{"name":"` + n + `","containerEdits":{"env":["THING_` + n + `=` + n + `"],"deviceNodes":[{"path":"/dev/thing` + n + `","hostPath":"/dev/zero"}]}}`
+	}
+	if err := os.WriteFile(path, []byte(body+"]}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
 }

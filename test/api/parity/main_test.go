@@ -16,11 +16,23 @@ const settle = 30 * time.Second
 var (
 	update = flag.Bool("update", false, "write docs/compatibility.md anew")
 	shared *testkit.Shared
+	cdiDir string // where the daemon looks for descriptions of devices
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(testkit.RunMain(m, "parity-shared", testkit.Options{}, func(s *testkit.Shared) { shared = s }))
+	dir, err := os.MkdirTemp("", "hf-cdi-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	cdiDir = dir
+	code := testkit.RunMain(m, "parity-shared", testkit.Options{Args: []string{"--cdi-spec-dir", dir}}, func(s *testkit.Shared) { shared = s })
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 func daemon(t *testing.T) *testkit.Daemon {
