@@ -7,6 +7,7 @@ const (
 	PathVolume          = Prefix + "/volumes/{name}"                               // GET, Volume
 	PathVolumeClone     = Prefix + "/volumes/{name}/clone"                         // POST, VolumeClone, VolumeCopied
 	PathVolumeRename    = Prefix + "/volumes/{name}/rename"                        // POST, VolumeRename
+	PathVolumeResize    = Prefix + "/volumes/{name}/resize"                        // POST, VolumeResize
 	PathVolumeProtect   = Prefix + "/volumes/{name}/protect"                       // POST, VolumeProtect
 	PathVolumeExport    = Prefix + "/volumes/{name}/export"                        // GET ?snapshot=&live=&compress=zstd, a tar
 	PathVolumeImport    = Prefix + "/volumes/{name}/import"                        // POST ?driver=&label=k=v&opt=k=v, a tar; VolumeImported
@@ -77,6 +78,11 @@ type VolumeClone struct {
 // VolumeRename gives a volume another name.
 type VolumeRename struct {
 	To string `json:"to"`
+}
+
+// VolumeResize sets what a volume may hold.
+type VolumeResize struct {
+	Bytes int64 `json:"bytes"` // 0: no limit
 }
 
 // VolumeProtect forbids, or allows again, that a volume or a snapshot is removed.

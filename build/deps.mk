@@ -9,7 +9,7 @@ PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config git
 PACKAGES_DEMO := mmdebstrap busybox-static ca-certificates curl iproute2 nftables
 # To test: namespaces and rules are looked at with the kernel's own tools, the
 # store's page with a browser, faults with a file system on a loop device.
-PACKAGES_TEST := nftables iproute2 util-linux procps conntrack openssl openssh-client chromium xz-utils zstd bzip2 python3-docker e2fsprogs
+PACKAGES_TEST := nftables iproute2 util-linux procps conntrack openssl openssh-client chromium xz-utils zstd bzip2 python3-docker e2fsprogs btrfs-progs xfsprogs
 
 # install_missing PACKAGES: dpkg is asked first, since asking apt takes seconds.
 define install_missing

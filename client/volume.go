@@ -82,6 +82,11 @@ func (c *Client) RenameVolume(ctx context.Context, volume, to string) error {
 	return c.call(ctx, http.MethodPost, path(api.PathVolumeRename, volume, ""), api.VolumeRename{To: to}, nil)
 }
 
+// ResizeVolume sets what a volume may hold; 0 is no limit.
+func (c *Client) ResizeVolume(ctx context.Context, volume string, bytes int64) error {
+	return c.call(ctx, http.MethodPost, path(api.PathVolumeResize, volume, ""), api.VolumeResize{Bytes: bytes}, nil)
+}
+
 // ProtectVolume forbids, or allows again, that a volume or a snapshot is removed.
 func (c *Client) ProtectVolume(ctx context.Context, volume string, r api.VolumeProtect) error {
 	return c.call(ctx, http.MethodPost, path(api.PathVolumeProtect, volume, ""), r, nil)

@@ -99,6 +99,7 @@ func (r *root) addOwn() {
 			extendDF(sub(c, "df"), r.cli)
 		}
 	}
+	r.cmd.AddCommand(newPool(r.cli))
 }
 
 func (r *root) completeGlobals() {

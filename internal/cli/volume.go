@@ -23,7 +23,7 @@ import (
 // addVolumeVerbs adds to docker's "volume" what is ours.
 func addVolumeVerbs(cmd *cobra.Command, dockerCli command.Cli) {
 	cmd.AddCommand(
-		newCheck(dockerCli), newSnapshot(dockerCli), newClone(dockerCli), newRename(dockerCli),
+		newCheck(dockerCli), newSnapshot(dockerCli), newClone(dockerCli), newRename(dockerCli), newResize(dockerCli),
 		newProtect(dockerCli, true), newProtect(dockerCli, false), newVolumeExport(dockerCli), newVolumeImport(dockerCli),
 	)
 }
@@ -77,6 +77,24 @@ func newRename(dockerCli command.Cli) *cobra.Command {
 				}
 				fmt.Fprintln(dockerCli.Out(), args[1])
 				return nil
+			})
+		},
+	}
+}
+
+func newResize(dockerCli command.Cli) *cobra.Command {
+	return &cobra.Command{
+		Use:               "resize VOLUME SIZE",
+		Short:             `Change what a volume may hold ("20g"; 0: no limit)`,
+		Args:              dockercli.ExactArgs(2),
+		ValidArgsFunction: completion.VolumeNames(dockerCli),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			bytes, err := units.RAMInBytes(args[1])
+			if err != nil {
+				return err
+			}
+			return withHoldfast(dockerCli, func(hf *client.Client) error {
+				return hf.ResizeVolume(cmd.Context(), args[0], bytes)
 			})
 		},
 	}

@@ -32,6 +32,7 @@ import (
 	"holdfast.dev/holdfast/internal/network/nft"
 	"holdfast.dev/holdfast/internal/store"
 	"holdfast.dev/holdfast/internal/volume"
+	"holdfast.dev/holdfast/internal/volume/btrfs"
 	"holdfast.dev/holdfast/internal/volume/local"
 	"holdfast.dev/holdfast/internal/volume/populate"
 )
@@ -141,6 +142,11 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.pools, err = btrfs.Open(ctx, btrfs.Deps{
+		Dir: d.paths.Pools, Records: store.NewCollection[btrfs.Record](d.db, "pools"), Clock: d.clock, Log: d.log,
+	}); err != nil {
+		return err
+	}
 	d.volumes, err = volume.New(ctx, volume.Deps{
 		Clock:     d.clock,
 		Random:    rand.Reader,
@@ -148,7 +154,8 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 		Events:    observed{d.events, d.ledger},
 		Records:   store.NewCollection[volume.Record](d.db, "volumes"),
 		Populator: populate.Copier{},
-		Drivers:   []volume.Driver{driver},
+		Drivers:   []volume.Driver{driver, btrfs.New(d.pools)},
+		Default:   d.cfg.DefaultVolumeDriver,
 		Size:      d.volumeSize,
 	})
 	return err

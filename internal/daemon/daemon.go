@@ -39,6 +39,7 @@ import (
 	"holdfast.dev/holdfast/internal/store"
 	"holdfast.dev/holdfast/internal/usage"
 	"holdfast.dev/holdfast/internal/volume"
+	"holdfast.dev/holdfast/internal/volume/btrfs"
 )
 
 // Options for New.
@@ -70,6 +71,7 @@ type Daemon struct {
 	imageStore *imagestore.Store
 	images     *image.Service
 	ledger     *usage.Ledger
+	pools      *btrfs.Pools
 	volumes    *volume.Service
 	networks   *network.Service
 	containers *container.Service
@@ -92,6 +94,7 @@ type paths struct {
 	Containers    string
 	ContainersRun string
 	Volumes       string
+	Pools         string
 	Temp          string
 	Init          string
 	Shim          string
@@ -152,6 +155,7 @@ func findPaths(c config.Config) (paths, error) {
 		Containers:    filepath.Join(c.Root, "containers"),
 		ContainersRun: filepath.Join(c.ExecRoot, "containers"),
 		Volumes:       filepath.Join(c.Root, "volumes"),
+		Pools:         filepath.Join(c.Root, "pools"),
 		Temp:          filepath.Join(c.Root, "tmp"),
 		Init:          c.InitPath,
 	}

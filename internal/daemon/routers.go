@@ -24,7 +24,7 @@ func (d *Daemon) routers() []route.Router {
 		buildrouter.New(d.builder),
 		extensionrouter.New(d.images, checker{d.volumes}),
 		storagerouter.New(storageBackend{d}),
-		volumesrouter.New(d.volumes, tars{}, d.clock),
+		volumesrouter.New(d.volumes, pools{d.pools}, tars{}, d.clock),
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
 		networkrouter.New(d.networks, d.containers),

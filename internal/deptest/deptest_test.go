@@ -86,6 +86,8 @@ var forbidden = []struct {
 	{"internal/store", module + "/internal/container", "the store keeps records of any type"},
 	{"internal/network/nft", module + "/internal/network/link", "adapters do not know each other"},
 	{"internal/network/link", module + "/internal/network/nft", "adapters do not know each other"},
+	{"internal/volume/btrfs", module + "/internal/store", "adapters do not know each other"},
+	{"internal/volume/btrfs", module + "/internal/volume/local", "adapters do not know each other"},
 	{"internal/volume/local", module + "/internal/container", "adapters fill their own domain's port"},
 	{"internal/cluster/...", module + "/internal/httpapi", "the swarm does not know how it is asked"},
 	{"internal/cluster/...", module + "/internal/ctrd", "the swarm works through the domains"},

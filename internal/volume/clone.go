@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -86,6 +87,41 @@ func (s *Service) isFree(name string) error {
 		return fault.New(errdefs.ErrConflict, "volume %s already exists", name)
 	}
 	return nil
+}
+
+// ActionResize is the event of another limit.
+const ActionResize events.Action = "resize"
+
+// Resize changes what a volume may hold; 0 is no limit.
+func (s *Service) Resize(ctx context.Context, name string, bytes int64) error {
+	if bytes < 0 {
+		return fault.New(errdefs.ErrInvalidArgument, "invalid size: %d", bytes)
+	}
+	return s.with(ctx, name, func(e *entry, dr Driver) error {
+		if err := errors.Join(s.mend(ctx, e, dr), whole(e)); err != nil {
+			return err
+		}
+		li, ok := dr.(Limiter)
+		if !ok || !dr.Capabilities().Quota {
+			return lacks(dr, "limits")
+		}
+		was := e.rec.Options
+		options := map[string]string{}
+		maps.Copy(options, was)
+		delete(options, OptSize)
+		if bytes > 0 {
+			options[OptSize] = strconv.FormatInt(bytes, 10)
+		}
+		// The record first: what makes the data anew sets the limit that it says.
+		if err := s.change(e, func(r *Record) { r.Options = options }); err != nil {
+			return err
+		}
+		if err := li.Resize(ctx, e.rec.spec(), bytes); err != nil {
+			return errors.Join(err, s.change(e, func(r *Record) { r.Options = was }))
+		}
+		s.publish(ActionResize, name, map[string]string{"driver": dr.Name(), "size": strconv.FormatInt(bytes, 10)})
+		return nil
+	})
 }
 
 // ActionRename is the event of a new name.

@@ -87,7 +87,7 @@ func (s *Service) ensureLocked(ctx context.Context, o CreateOptions, anonymous b
 		}
 		return e, nil
 	}
-	dr := s.d.Drivers[0]
+	dr := s.defaultDriver()
 	if o.Driver != "" {
 		dr = s.drivers[o.Driver]
 	}

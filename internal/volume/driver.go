@@ -83,9 +83,18 @@ type Renamer interface {
 	Rename(ctx context.Context, from, to Spec) error
 }
 
+// Keeper tells whether a volume's data is the driver's own. One that is not asked
+// may keep it elsewhere: then nothing here counts it, prunes it or trashes it.
+type Keeper interface {
+	Keeps(v Spec) bool
+}
+
+// OptSize is the driver option with the limit of a Limiter's volume.
+const OptSize = "size"
+
 // Limiter changes what a volume may hold.
 type Limiter interface {
-	// Resize sets the limit in bytes; 0 is none.
+	// Resize sets the limit in bytes; 0 is none. The Service writes it into OptSize.
 	Resize(ctx context.Context, v Spec, bytes int64) error
 }
 

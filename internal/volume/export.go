@@ -68,7 +68,7 @@ func (s *Service) Import(ctx context.Context, o CreateOptions, fill func(dir str
 	if err := checkName(o.Name); err != nil {
 		return volume.Volume{}, err
 	}
-	dr := s.d.Drivers[0]
+	dr := s.defaultDriver()
 	if o.Driver != "" {
 		var ok bool
 		if dr, ok = s.drivers[o.Driver]; !ok {

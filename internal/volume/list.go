@@ -71,7 +71,7 @@ type Place struct {
 	Created time.Time
 }
 
-// Places tells of the volumes whose data the default driver keeps. The data of
+// Places tells of the volumes whose data is here. The data of
 // others is elsewhere and has no size here.
 func (s *Service) Places() []Place {
 	var out []Place
@@ -95,14 +95,14 @@ func (s *Service) Place(name string) (Place, bool) {
 func (s *Service) place(e *entry) (Place, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	dr := s.d.Drivers[0]
-	if e.rec.Driver != dr.Name() || len(e.rec.Options) > 0 {
+	if !s.keepsHere(&e.rec) {
 		return Place{}, false
 	}
+	dr := s.drivers[e.rec.Driver]
 	return Place{Name: e.rec.Name, Dir: dr.Path(e.rec.spec()), Open: len(e.mounts) > 0, Created: e.rec.Created}, true
 }
 
-// DiskUsage shows the volumes whose data the default driver keeps, with their
+// DiskUsage shows the volumes whose data is here, with their
 // users and the sizes that size tells.
 func (s *Service) DiskUsage(ctx context.Context, size func(ctx context.Context, name string) (int64, error)) (volume.DiskUsage, error) {
 	var out volume.DiskUsage

@@ -134,8 +134,9 @@ type Deps struct {
 	Records   Records
 	Events    Publisher
 	Populator Populator
-	// Drivers; the first is the default one.
+	// Drivers; the first is the default one unless Default names another.
 	Drivers []Driver
+	Default string
 	// Size tells how much a volume holds; nil: its driver is asked, which may walk.
 	Size func(ctx context.Context, name string) (int64, error)
 }

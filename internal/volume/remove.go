@@ -149,7 +149,7 @@ func (s *Service) Prunable(filters map[string][]string, gone func(container stri
 
 // mayPrune is called with the volume's lock or mu held.
 func (s *Service) mayPrune(e *entry, matches func(*entry) bool) bool {
-	return e.rec.Driver == s.d.Drivers[0].Name() && len(e.rec.Options) == 0 && mayGo(&e.rec) == nil && matches(e)
+	return s.keepsHere(&e.rec) && mayGo(&e.rec) == nil && matches(e)
 }
 
 // Prune removes what Prunable lists.
@@ -214,7 +214,11 @@ func (s *Service) size(ctx context.Context, e *entry) (int64, error) {
 	if s.d.Size != nil {
 		return s.d.Size(ctx, e.rec.Name)
 	}
-	return s.d.Drivers[0].Usage(ctx, e.rec.spec())
+	dr, err := s.driverOf(e)
+	if err != nil {
+		return 0, err
+	}
+	return dr.Usage(ctx, e.rec.spec())
 }
 
 func pruneFilter(filters map[string][]string) (func(*entry) bool, error) {

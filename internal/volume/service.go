@@ -112,6 +112,22 @@ func (s *Service) settle(ctx context.Context, name string) error {
 // Drivers names the drivers, for `docker info`.
 func (s *Service) Drivers() []string { return slices.Sorted(maps.Keys(s.drivers)) }
 
+func (s *Service) defaultDriver() Driver {
+	if dr, ok := s.drivers[s.d.Default]; ok {
+		return dr
+	}
+	return s.d.Drivers[0]
+}
+
+// keepsHere tells whether the volume's data is its driver's own, on this machine.
+func (s *Service) keepsHere(r *Record) bool {
+	dr := s.drivers[r.Driver]
+	if k, ok := dr.(Keeper); ok {
+		return k.Keeps(r.spec())
+	}
+	return dr != nil && dr == s.d.Drivers[0] && len(r.Options) == 0
+}
+
 func unknownDriver(name string) error {
 	return fault.New(errdefs.ErrNotFound, `error looking up volume plugin %s: plugin %q not found`, name, name)
 }

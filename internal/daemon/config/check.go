@@ -50,6 +50,7 @@ func (c *Config) checkPaths() error {
 	if len(c.ExecRoot) > socketPathLimit {
 		errs = append(errs, fmt.Errorf("invalid exec-root %q: longer than %d characters leaves no room for the sockets below it", c.ExecRoot, socketPathLimit))
 	}
+	errs = append(errs, oneOf("default-volume-driver", c.DefaultVolumeDriver, "local", "btrfs"))
 	if c.StorageDriver != "" && c.StorageDriver != "overlayfs" {
 		errs = append(errs, fmt.Errorf("invalid storage-driver %q: only overlayfs is supported", c.StorageDriver))
 	}

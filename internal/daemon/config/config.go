@@ -37,6 +37,9 @@ type Config struct {
 	// StorageDriver is always overlayfs.
 	StorageDriver string `json:"storage-driver"`
 
+	// DefaultVolumeDriver is the driver of volumes that name none.
+	DefaultVolumeDriver string `json:"default-volume-driver"`
+
 	// LiveRestore keeps containers running while the daemon is stopped (the
 	// default); false stops them at a clean shutdown.
 	LiveRestore bool `json:"live-restore"`
@@ -143,6 +146,7 @@ func Default() Config {
 		LogLevel:               "info",
 		LogFormat:              "text",
 		StorageDriver:          "overlayfs",
+		DefaultVolumeDriver:    "local",
 		LiveRestore:            true,
 		ShutdownTimeout:        15,
 		LogDriver:              "json-file",

@@ -64,6 +64,7 @@ func bindDaemon(b binder, c *Config) {
 	b.BoolVarP(&c.Debug, "debug", "D", c.Debug, "Enable debug mode")
 	b.StringVarP(&c.LogLevel, "log-level", "l", c.LogLevel, `Set the logging level ("debug"|"info"|"warn"|"error")`)
 	b.StringVar(&c.LogFormat, "log-format", c.LogFormat, `Set the logging format ("text"|"json")`)
+	b.StringVar(&c.DefaultVolumeDriver, "default-volume-driver", c.DefaultVolumeDriver, "Driver of volumes that name none (local, btrfs)")
 	b.StringVarP(&c.StorageDriver, "storage-driver", "s", c.StorageDriver, "Storage driver to use (overlayfs)")
 	b.BoolVar(&c.LiveRestore, "live-restore", c.LiveRestore, "Keep containers running when the daemon stops; false stops them")
 	b.IntVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "Set the default shutdown timeout in seconds")

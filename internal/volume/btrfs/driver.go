@@ -29,7 +29,7 @@ const (
 	gonePrefix   = ".gone-"
 
 	optPool = "pool"
-	optSize = "size"
+	optSize = volume.OptSize
 	// DefaultPool is the pool of volumes that name none.
 	DefaultPool = "default"
 )
@@ -40,6 +40,7 @@ var (
 	_ volume.Cloner      = (*Driver)(nil)
 	_ volume.Renamer     = (*Driver)(nil)
 	_ volume.Limiter     = (*Driver)(nil)
+	_ volume.Keeper      = (*Driver)(nil)
 )
 
 // Driver fills volume.Driver with subvolumes.
@@ -55,6 +56,9 @@ func (*Driver) Name() string { return "btrfs" }
 func (*Driver) Capabilities() volume.Capabilities {
 	return volume.Capabilities{Scope: "local", Snapshot: true, PointInTime: true, Clone: true, Rename: true, Quota: true, CheapSize: true}
 }
+
+// Keeps implements volume.Keeper.
+func (*Driver) Keeps(volume.Spec) bool { return true }
 
 // CheckOptions implements volume.Driver.
 func (d *Driver) CheckOptions(options map[string]string) error {

@@ -24,7 +24,11 @@ const (
 	nextNewDir   = ".next-new" // in the making
 )
 
+// Keeps implements volume.Keeper.
+func (*Driver) Keeps(v volume.Spec) bool { return len(v.Options) == 0 }
+
 var (
+	_ volume.Keeper      = (*Driver)(nil)
 	_ volume.Snapshotter = (*Driver)(nil)
 	_ volume.Cloner      = (*Driver)(nil)
 	_ volume.Renamer     = (*Driver)(nil)

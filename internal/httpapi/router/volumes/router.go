@@ -28,9 +28,20 @@ type Backend interface {
 	Rollback(ctx context.Context, name, snapshot, keep string) (volume.Snapshot, volume.Made, error)
 	Clone(ctx context.Context, o volume.CloneOptions) (dockervolume.Volume, volume.Made, error)
 	Rename(ctx context.Context, name, to string) error
+	Resize(ctx context.Context, name string, bytes int64) error
 	Protect(ctx context.Context, name, snapshot string, on bool) error
 	Export(ctx context.Context, o volume.ExportOptions, write func(dir string) error) error
 	Import(ctx context.Context, o volume.CreateOptions, fill func(dir string) error) (dockervolume.Volume, error)
+}
+
+// Pools are the file systems that volumes can be in; see internal/volume/btrfs.
+type Pools interface {
+	CreatePool(ctx context.Context, r api.PoolCreate) (api.Pool, error)
+	Pools(ctx context.Context) ([]api.Pool, error)
+	Pool(ctx context.Context, name string) (api.Pool, error)
+	GrowPool(ctx context.Context, name string, bytes int64) (api.Pool, error)
+	CheckPool(ctx context.Context, name string) (api.PoolCheck, error)
+	RemovePool(ctx context.Context, name string) error
 }
 
 // Archiver writes directories as tars and reads them; see internal/volume/archive.
@@ -45,12 +56,13 @@ type Archiver interface {
 // Router serves the verbs.
 type Router struct {
 	b       Backend
+	pools   Pools
 	archive Archiver
 	clock   clock.Clock
 }
 
 // New returns the router.
-func New(b Backend, a Archiver, c clock.Clock) *Router { return &Router{b, a, c} }
+func New(b Backend, p Pools, a Archiver, c clock.Clock) *Router { return &Router{b, p, a, c} }
 
 // Routes implements route.Router.
 func (rt *Router) Routes() []route.Route {
@@ -65,6 +77,13 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodPost, Path: api.PathRollback, Handler: rt.rollback},
 		{Method: http.MethodPost, Path: api.PathVolumeClone, Handler: rt.clone},
 		{Method: http.MethodPost, Path: api.PathVolumeRename, Handler: rt.rename},
+		{Method: http.MethodPost, Path: api.PathVolumeResize, Handler: rt.resize},
+		{Method: http.MethodGet, Path: api.PathPools, Handler: rt.listPools},
+		{Method: http.MethodPost, Path: api.PathPools, Handler: rt.createPool},
+		{Method: http.MethodGet, Path: api.PathPool, Handler: rt.pool},
+		{Method: http.MethodDelete, Path: api.PathPool, Handler: rt.removePool},
+		{Method: http.MethodPost, Path: api.PathPoolGrow, Handler: rt.growPool},
+		{Method: http.MethodPost, Path: api.PathPoolCheck, Handler: rt.checkPool},
 		{Method: http.MethodPost, Path: api.PathVolumeProtect, Handler: rt.protect},
 		{Method: http.MethodGet, Path: api.PathVolumeExport, Handler: rt.export},
 		{Method: http.MethodPost, Path: api.PathVolumeImport, Handler: rt.importTar},
@@ -202,6 +221,18 @@ func (rt *Router) rename(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := rt.b.Rename(r.Context(), route.Var(r, "name"), in.To); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (rt *Router) resize(w http.ResponseWriter, r *http.Request) error {
+	var in api.VolumeResize
+	if err := route.Decode(r, &in, false); err != nil {
+		return err
+	}
+	if err := rt.b.Resize(r.Context(), route.Var(r, "name"), in.Bytes); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
