@@ -125,6 +125,7 @@ func (m *member) run(a attempt) error {
 		AutoLockManagers:   a.autolock,
 		UnlockKey:          a.unlockKey,
 		Availability:       a.availability,
+		NetworkProvider:    provider{},
 		NetworkConfig: &networkallocator.Config{
 			SubnetSize: m.set.SubnetSize, VXLANUDPPort: m.set.DataPathPort,
 		},

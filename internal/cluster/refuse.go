@@ -21,8 +21,8 @@ func unserved(format string, args ...any) error {
 // through here would show only as a rejected task.
 func refuse(s swarm.ServiceSpec) error {
 	t := s.TaskTemplate
-	if len(t.Networks) > 0 {
-		return unserved("a service on network %q (overlay networks)", t.Networks[0].Target)
+	if err := oneLocalNetwork(t.Networks); err != nil {
+		return err
 	}
 	if e := s.EndpointSpec; e != nil {
 		for _, p := range e.Ports {

@@ -191,8 +191,8 @@ func TestLeavingTellsWhatIsLost(t *testing.T) {
 
 func TestWhatIsNotServedIsNamed(t *testing.T) {
 	for want, change := range map[string]func(*swarm.ServiceSpec){
-		`network "back"`: func(s *swarm.ServiceSpec) {
-			s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "back"}}
+		"more than one network": func(s *swarm.ServiceSpec) {
+			s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "back"}, {Target: "front"}}
 		},
 		"port 80 published in ingress mode": func(s *swarm.ServiceSpec) {
 			s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80}}}

@@ -121,6 +121,9 @@ func (s *Service) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	}
 	setAuth(&want, auth)
 	err = s.write(ctx, func(ctx context.Context, c api.ControlClient) error {
+		if err := resolveNetworks(ctx, c, &want.Task); err != nil {
+			return err
+		}
 		r, err := c.CreateService(ctx, &api.CreateServiceRequest{Spec: &want})
 		if err == nil {
 			out.ID = r.Service.ID
@@ -177,6 +180,9 @@ func (s *Service) UpdateService(ctx context.Context, ref string, u ServiceUpdate
 			return err
 		}
 		req.ServiceID = now.ID
+		if err := resolveNetworks(ctx, c, &want.Task); err != nil {
+			return err
+		}
 		if err := keepAuth(&want, now, u); err != nil {
 			return err
 		}

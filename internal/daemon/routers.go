@@ -27,7 +27,7 @@ func (d *Daemon) routers() []route.Router {
 		volumesrouter.New(d.volumes, pools{d.pools}, tars{}, d.clock),
 		distributionrouter.New(d.images),
 		volumerouter.New(d.volumes),
-		networkrouter.New(d.networks, d.containers),
+		networkrouter.New(d.networks, d.containers, d.swarm),
 		swarmrouter.New(swarmBackend{d.swarm}),
 	}
 }

@@ -22,8 +22,11 @@ import (
 // task's with its templates expanded; files are mounts of secrets and configs.
 func containerFor(t *api.Task, spec *api.ContainerSpec, files []mount.Mount) (container.CreateOptions, error) {
 	exposed, bindings := ports(t)
+	if networkMode(t).IsHost() {
+		exposed, bindings = nil, nil // the node's ports are the container's own
+	}
 	hc := &dockercontainer.HostConfig{
-		NetworkMode:    network.NetworkBridge,
+		NetworkMode:    networkMode(t),
 		PortBindings:   bindings,
 		ReadonlyRootfs: spec.ReadOnly,
 		GroupAdd:       spec.Groups,
@@ -69,6 +72,16 @@ func containerFor(t *api.Task, spec *api.ContainerSpec, files []mount.Mount) (co
 		Labels: taskLabels(t, spec), ExposedPorts: exposed,
 	}
 	return container.CreateOptions{Name: naming.Task(t), Config: cfg, HostConfig: hc}, nil
+}
+
+// networkMode is the node's network that a task is on.
+func networkMode(t *api.Task) dockercontainer.NetworkMode {
+	for _, n := range t.Networks {
+		if n.Network != nil && n.Network.DriverState != nil && n.Network.DriverState.Name == network.NetworkHost {
+			return network.NetworkHost
+		}
+	}
+	return network.NetworkBridge
 }
 
 func taskLabels(t *api.Task, spec *api.ContainerSpec) map[string]string {

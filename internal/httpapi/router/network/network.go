@@ -30,14 +30,22 @@ type Connector interface {
 	DisconnectNetwork(ctx context.Context, network, container string, force bool) error
 }
 
+// Swarm knows the networks of the swarm, if this node is in one.
+type Swarm interface {
+	Network(ctx context.Context, name string) (network.Inspect, error)
+}
+
 // Router serves /networks.
 type Router struct {
 	networks   Backend
 	containers Connector
+	swarm      Swarm
 }
 
 // New returns the router.
-func New(b Backend, c Connector) *Router { return &Router{networks: b, containers: c} }
+func New(b Backend, c Connector, s Swarm) *Router {
+	return &Router{networks: b, containers: c, swarm: s}
+}
 
 var _ route.Router = (*Router)(nil)
 
@@ -68,10 +76,16 @@ func (rt *Router) list(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (rt *Router) inspect(w http.ResponseWriter, r *http.Request) error {
-	if s := r.FormValue("scope"); s != "" && s != "local" {
-		return fault.New(errdefs.ErrNotFound, "network %s not found", route.Var(r, "name"))
+	var out network.Inspect
+	var err error
+	switch r.FormValue("scope") {
+	case "", "local":
+		out, err = rt.networks.Inspect(r.Context(), route.Var(r, "name"))
+	case "swarm":
+		out, err = rt.swarm.Network(r.Context(), route.Var(r, "name"))
+	default:
+		err = fault.New(errdefs.ErrNotFound, "network %s not found", route.Var(r, "name"))
 	}
-	out, err := rt.networks.Inspect(r.Context(), route.Var(r, "name"))
 	if err != nil {
 		return err
 	}
