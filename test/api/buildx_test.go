@@ -100,6 +100,60 @@ func TestBuildxOutputs(t *testing.T) {
 	}
 }
 
+// A list of software is made by an image: one that is here, or the build says what
+// is missing.
+func TestBuildxSBOM(t *testing.T) {
+	d := buildx(t)
+	file := func(name string) string {
+		out := filepath.Join(t.TempDir(), "saved.tar")
+		d.Docker("save", "-o", out, name)
+		return out
+	}
+	const marker = "made-by-the-scanner-of-this-test"
+	d.Docker("build", "-t", "scanner", buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY --chmod=755 scan /scan\nCMD [\"/scan\"]\n", "scan": `#!/bin/sh
+set -e
+n=$(ls "$BUILDKIT_SCAN_SOURCE" | wc -l)
+cat >"$BUILDKIT_SCAN_DESTINATION/a.spdx.json" <<EOT
+{"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://spdx.dev/Document", "predicate": {"name": "` + marker + `", "files": $n}}
+EOT
+`}))
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY x /x\n", "x": "x"})
+	d.Holdfast("build", "--attest", "type=sbom,generator=scanner", "-t", "listed", dir)
+	if !anyBlobContains(t, file("listed"), marker) {
+		t.Error("the image has no SBOM of the generator that was named")
+	}
+	d.Holdfast("build", "--sbom=false", "-t", "unlisted", dir)
+	if anyBlobContains(t, file("unlisted"), "spdx.dev") {
+		t.Error("an SBOM in an image built without")
+	}
+	r := holdfastBuild(t, d, "--attest", "type=sbom,generator=127.0.0.1:1/nosuch:v1", dir)
+	if r.Code == 0 || !strings.Contains(r.Err, "the SBOM generator 127.0.0.1:1/nosuch:v1 is not to be had: load or build that image") {
+		t.Errorf("without the generator's image: %s", r)
+	}
+}
+
+// What a "# syntax=" line asks for is had, stood in for by what is built in, or
+// missed.
+func TestBuildSyntaxLine(t *testing.T) {
+	d := buildx(t)
+	for syntax, want := range map[string]string{
+		"docker/dockerfile:1":           "the built-in one is used",
+		"docker.io/docker/dockerfile:1": "the built-in one is used",
+		"127.0.0.1:1/frontend:1":        "",
+		"127.0.0.1:1/docker/dockerfile": "",
+	} {
+		dir := buildDir(t, map[string]string{"Dockerfile": "# syntax=" + syntax + "\nFROM busybox\nRUN true\n"})
+		for way, r := range map[string]testkit.Result{"classic": d.DockerResult("build", dir), "buildx": holdfastBuild(t, d, dir)} {
+			switch {
+			case want != "" && (r.Code != 0 || strings.Count(r.Out+r.Err, want) != 1):
+				t.Errorf("%s, %s: want it built, and said once: %s", syntax, way, r)
+			case want == "" && (r.Code == 0 || !strings.Contains(r.Err, ">>> # syntax="+syntax)):
+				t.Errorf("%s, %s: want it refused with its line: %s", syntax, way, r)
+			}
+		}
+	}
+}
+
 // anyBlobContains looks through the blobs of a saved image.
 func anyBlobContains(t *testing.T, file, text string) bool {
 	t.Helper()

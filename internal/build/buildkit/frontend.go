@@ -10,6 +10,7 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -28,6 +29,7 @@ type dockerfile struct {
 }
 
 func (d dockerfile) build(ctx context.Context, c client.Client) (*client.Result, error) {
+	c = sbomClient{c}
 	s := &syntaxClient{Client: c}
 	res, err := builder.Build(ctx, s)
 	if err == nil || !s.wanted() || ctx.Err() != nil {
@@ -94,4 +96,36 @@ func (b *builtinClient) BuildOpts() client.BuildOpts {
 func resolveOpt() sourceresolver.Opt {
 	p := platforms.DefaultSpec()
 	return sourceresolver.Opt{ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &p}}
+}
+
+// sbomClient says what is missing where a list of software is asked for: what
+// makes one is an image.
+type sbomClient struct{ client.Client }
+
+// ResolveSourceMetadata implements client.Client.
+func (s sbomClient) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	resp, err := s.Client.ResolveSourceMetadata(ctx, op, opt)
+	if err == nil {
+		return resp, nil
+	}
+	wanted, perr := reference.ParseNormalizedNamed(generator(s.BuildOpts().Opts))
+	if perr == nil && op.GetIdentifier() == "docker-image://"+reference.TagNameOnly(wanted).String() {
+		err = fmt.Errorf("the SBOM generator %s is not to be had: load or build that image, name another (--attest type=sbom,generator=IMAGE), or build without --sbom: %w",
+			reference.FamiliarString(wanted), err)
+	}
+	return resp, err
+}
+
+// generator is the image that makes an SBOM, "" where none is wanted.
+func generator(opts map[string]string) string {
+	v, ok := opts["attest:sbom"]
+	if !ok {
+		return ""
+	}
+	for f := range strings.SplitSeq(v, ",") {
+		if name, ok := strings.CutPrefix(f, "generator="); ok && name != "" {
+			return name
+		}
+	}
+	return "docker/buildkit-syft-scanner:stable-1" // BuildKit's choice
 }
