@@ -525,3 +525,70 @@ func TestGatewayPriorityAndInternal(t *testing.T) {
 	d.Docker("network", "disconnect", "bbb", "multi")
 	equal(t, "internal only", way(), "")
 }
+
+// Rules need no daemon: what is published answers while it is away, also by
+// 127.0.0.1, also where it is published on that alone.
+func TestPublishedPortsAnswerWithoutTheDaemon(t *testing.T) {
+	notOnTwin(t, "docker's proxies go with it")
+	d := own(t, testkit.Options{})
+	d.Exec("ip", "addr", "add", "10.207.0.1/32", "dev", "lo")
+	web(d, "pub", "-p", "8080:80", "-p", "127.0.0.1:8081:80")
+	d.Docker("network", "create", "--ipv6", "six")
+	web(d, "pub6", "--network", "six", "-p", "8082:80")
+	addrs := []string{"127.0.0.1:8080", "127.0.0.1:8081", "10.207.0.1:8080", "127.0.0.1:8082", "[" + format(d, "pub6", "{{.NetworkSettings.Networks.six.IPv6Gateway}}") + "]:8082"}
+	answer := func(when string) {
+		t.Helper()
+		for _, addr := range addrs {
+			d.Eventually(settle, addr+" answers "+when, func() (bool, string) {
+				resp, err := d.HTTP().Get("http://" + addr + "/")
+				if err != nil {
+					return false, err.Error()
+				}
+				defer resp.Body.Close()
+				b, err := io.ReadAll(resp.Body)
+				return strings.HasPrefix(string(b), "pub"), fmt.Sprint(string(b), err)
+			})
+		}
+	}
+	answer("first")
+	d.Kill()
+	answer("while it is dead")
+	d.Start()
+	answer("with the next one")
+}
+
+// A network of IPv6 alone: addresses, names, the way out and published ports.
+func TestNetworkOfIPv6Alone(t *testing.T) {
+	notOnTwin(t, "20.10 has no such networks")
+	d := daemon(t)
+	d.Docker("network", "create", "--ipv4=false", "--ipv6", "--subnet", "fd00:208::/64", "--ip-range", "fd00:208::100/120", "--gateway", "fd00:208::9", "only6")
+	web(d, "web6", "--network", "only6", "--network-alias", "www", "-p", "8208:80")
+	web(d, "fixed6", "--network", "only6", "--ip6", "fd00:208::77")
+	equal(t, "addresses", format(d, "web6", "{{with .NetworkSettings.Networks.only6}}{{.IPAddress}} {{.GlobalIPv6Address}} {{.IPv6Gateway}}{{end}}"), " fd00:208::100 fd00:208::9")
+	equal(t, "inside", d.Docker("exec", "web6", "sh", "-c", "ip -4 addr show eth0 | grep -c inet; ip -6 route | grep ^default | cut -d' ' -f3"), "0\nfd00:208::9")
+	get(d, "fixed6", "http://www/", "web6")
+	get(d, "web6", "http://[fd00:208::77]/", "fixed6")
+	contains(t, "lookup", d.Docker("exec", "fixed6", "nettool", "lookup", "www"), "fd00:208::100")
+	for _, addr := range []string{"127.0.0.1:8208", "[::1]:8208", "[fd00:208::9]:8208"} {
+		d.Eventually(settle, addr+" answers", func() (bool, string) {
+			resp, err := d.HTTP().Get("http://" + addr + "/")
+			if err != nil {
+				return false, err.Error()
+			}
+			defer resp.Body.Close()
+			b, err := io.ReadAll(resp.Body)
+			return strings.TrimSpace(string(b)) == "web6", fmt.Sprint(string(b), err)
+		})
+	}
+	d.DockerFails("Address already in use", "run", "--rm", "--network", "only6", "--ip6", "fd00:208::77", "busybox", "true")
+	d.DockerFails("no configured subnet contains IP address 10.0.0.1", "run", "--rm", "--network", "only6", "--ip", "10.0.0.1", "busybox", "true")
+	d.KillAndStart()
+	get(d, "fixed6", "http://www/", "web6")
+	d.Docker("network", "disconnect", "only6", "web6")
+	if r := lookup(d, "fixed6", "www"); r.Code == 0 {
+		t.Errorf("the alias is stale: %s", r)
+	}
+	d.Docker("network", "connect", "--ip6", "fd00:208::88", "only6", "web6")
+	equal(t, "asked for", format(d, "web6", "{{.NetworkSettings.Networks.only6.GlobalIPv6Address}}"), "fd00:208::88")
+	get(d, "fixed6", "http://web6/", "web6")
+}

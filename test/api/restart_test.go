@@ -118,7 +118,7 @@ func TestKilledDaemonFindsItsContainersAgain(t *testing.T) {
 		exitedInside(d, pids[n])
 	}
 	resp, err := d.HTTP().Get("http://127.0.0.1:8080/")
-	if err == nil { // by the kernel's rules alone; the forwarder for loopback is away
+	if err == nil { // by the kernel's rules alone; the forwarder for [::1] is away
 		_ = resp.Body.Close()
 	}
 	back := time.Now()
