@@ -108,6 +108,14 @@ func (s *Service) mountStopped(ctx context.Context, c *Container, r Record) (_ *
 			if err != nil {
 				return nil, err
 			}
+		case mount.TypeImage:
+			var release func()
+			if b.Source, release, err = s.mountImage(ctx, &r, i); err != nil {
+				return nil, err
+			}
+			if release != nil {
+				defer release()
+			}
 		case mount.TypeBind:
 			if _, err := os.Stat(b.Source); errors.Is(err, os.ErrNotExist) {
 				continue // the next start makes or misses it
@@ -143,6 +151,9 @@ func (s *Service) networkFiles(r *Record) []fsview.Bind {
 
 func (s *Service) unmountStopped(ctx context.Context, r *Record) {
 	err := s.d.Rootfs.Unmount(ctx, r.ID)
+	for _, id := range imageLayers(r) {
+		err = errors.Join(err, s.d.Rootfs.Unmount(ctx, id))
+	}
 	for _, m := range r.Mounts {
 		if m.Type == mount.TypeVolume && m.Name != "" {
 			err = errors.Join(err, s.d.Volumes.Unmount(ctx, m.Name, r.ID))

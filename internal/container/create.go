@@ -31,6 +31,13 @@ func (s *Service) Create(ctx context.Context, in CreateOptions) (container.Creat
 		}
 		defer release()
 	}
+	if in.HostConfig != nil {
+		release, err := s.claimImages(ctx, in.HostConfig.Mounts)
+		if err != nil {
+			return container.CreateResponse{Warnings: []string{}}, err
+		}
+		defer release()
+	}
 	rec, warnings, err := s.plan(ctx, in)
 	resp := container.CreateResponse{Warnings: append([]string{}, warnings...)}
 	if err != nil {
@@ -128,6 +135,9 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 	}
 	rec.Path, rec.Args = command(cfg)
 	if rec.Mounts, err = s.planMounts(rec); err != nil {
+		return nil, warnings, err
+	}
+	if err := s.resolveImages(ctx, rec.Mounts); err != nil {
 		return nil, warnings, err
 	}
 	for name, ep := range rec.Endpoints {
@@ -252,6 +262,9 @@ func (s *Service) make(ctx context.Context, rec *Record) error {
 	if err := os.MkdirAll(s.dir(rec.ID), 0o710); err != nil {
 		return fmt.Errorf("make folder of container: %w", err)
 	}
+	if err := s.prepareImages(ctx, rec); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(rec.Mounts, populates) {
 		// A record must not promise volumes that are not filled yet.
 		if err := s.d.Rootfs.Prepare(ctx, rec.ID, rec.ImageParent); err != nil {
@@ -288,6 +301,9 @@ func (s *Service) dismantle(ctx context.Context, rec *Record, volumes bool) erro
 		}
 	}
 	err := errors.Join(s.d.Rootfs.Remove(ctx, rec.ID), os.RemoveAll(s.dir(rec.ID)), os.RemoveAll(s.runDir(rec.ID)))
+	for _, id := range imageLayers(rec) {
+		err = errors.Join(err, s.d.Rootfs.Remove(ctx, id))
+	}
 	if err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ type User struct {
 	Running  bool
 }
 
-// ImageUsers lists the containers with the images they were made from.
+// ImageUsers lists the containers with the images they were made from or mount.
 func (s *Service) ImageUsers() []User {
 	var out []User
 	for _, c := range s.all() {
@@ -128,6 +128,11 @@ func (s *Service) ImageUsers() []User {
 			u.Manifest = r.ImageManifest.Digest
 		}
 		out = append(out, u)
+		for _, m := range r.Mounts {
+			if m.Image != "" {
+				out = append(out, User{ID: r.ID, ImageID: m.Image, Image: m.Source, Running: u.Running})
+			}
+		}
 	}
 	return out
 }

@@ -64,7 +64,7 @@ func checkMount(m *mount.Mount, exists func(string) bool) error {
 		_, err := tmpfsOptions(m)
 		return err
 	case mount.TypeImage:
-		return unserved("--mount type=image")
+		return checkImageMount(m)
 	case mount.TypeCluster, mount.TypeNamedPipe:
 		return unserved("--mount type=%s", m.Type)
 	}
@@ -100,6 +100,16 @@ func checkVolumeMount(m *mount.Mount) error {
 	}
 	if !filepath.IsLocal(m.VolumeOptions.Subpath) {
 		return fmt.Errorf("subpath must be a relative path within the volume")
+	}
+	return nil
+}
+
+func checkImageMount(m *mount.Mount) error {
+	if m.Source == "" {
+		return fmt.Errorf("field Source must not be empty")
+	}
+	if o := m.ImageOptions; o != nil && o.Subpath != "" && !filepath.IsLocal(o.Subpath) {
+		return fmt.Errorf("subpath must be a relative path within the image")
 	}
 	return nil
 }
@@ -260,6 +270,12 @@ func mountOf(req mount.Mount) Mount {
 			if o.DriverConfig != nil {
 				m.Driver = o.DriverConfig.Name
 			}
+		}
+	case mount.TypeImage:
+		m.Source = req.Source
+		m.ReadOnly = true // always, whatever was asked
+		if o := req.ImageOptions; o != nil {
+			m.Subpath = o.Subpath
 		}
 	default: // the others have nothing more to say
 	}

@@ -72,5 +72,7 @@ type Mount struct {
 	Anonymous   bool   // volume made for this container without a name
 	Mode        string // the part after the second colon of -v
 	Propagation mount.Propagation
+	Image       string       // image: its ID; Source is the name it was asked for by
+	ImageParent string       // image: chain ID of its top layer
 	Options     *mount.Mount // the request, where it came through HostConfig.Mounts
 }

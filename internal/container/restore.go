@@ -102,6 +102,9 @@ func (s *Service) Restore(ctx context.Context) error {
 	known := map[string]bool{}
 	for _, r := range recs {
 		known[r.ID] = true
+		for _, id := range imageLayers(r) {
+			known[id] = true
+		}
 		s.mu.Lock()
 		s.byID[r.ID] = &Container{rec: *r}
 		s.byName[r.Name] = r.ID

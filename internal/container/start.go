@@ -276,6 +276,8 @@ func (s *Service) mountAll(ctx context.Context, rec *Record) ([]bindSource, erro
 			if err == nil && m.Subpath != "" {
 				b.Path, b.release, err = s.holdSubpath(rec.ID, i, b.Path, m.Subpath)
 			}
+		case mount.TypeImage:
+			b.Path, b.release, err = s.mountImage(ctx, rec, i)
 		case mount.TypeBind:
 			b.Path, err = m.Source, s.readyBind(&b.Mount)
 		default: // a tmpfs is nowhere on the host
@@ -336,7 +338,12 @@ func (s *Service) tearDown(ctx context.Context, c *Container, removing bool) {
 			return nil
 		})
 		if !removing { // else the layer goes as a whole
-			after.Go(func() error { warn("layer", s.d.Rootfs.Unmount(ctx, rec.ID)); return nil })
+			after.Go(func() error {
+				for _, id := range append(imageLayers(&rec), rec.ID) {
+					warn("layer", s.d.Rootfs.Unmount(ctx, id))
+				}
+				return nil
+			})
 		}
 		warn("shm", s.dropShm(rec.ID))
 		return after.Wait()

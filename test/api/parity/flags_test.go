@@ -330,12 +330,13 @@ var createFlags = []row{
 			t.Errorf("%s", r)
 		}
 	}},
-	{"mount", partly, "bind, volume and tmpfs; image, cluster and npipe are refused by name", both(
+	{"mount", partly, "bind, volume, tmpfs and image; cluster and npipe are refused by name", both(
 		func(t *testing.T, x *ctx) {
 			prints("there", "cat /b/f", "--mount", "type=bind,source="+filepath.Dir(write(t, "f", "there"))+",target=/b,readonly")(t, x)
 		},
 		prints("ok", "touch /v/x && echo ok", "--mount", "type=volume,source=vol,target=/v"),
 		prints("2048", "df -k /t | tail -1 | awk '{print $2}'", "--mount", "type=tmpfs,target=/t,tmpfs-size=2097152"),
+		prints("root\nrefused", "head -1 /i/etc/passwd | cut -d: -f1; touch /i/x 2>/dev/null || echo refused", "--mount", "type=image,source=busybox,target=/i"),
 		func(t *testing.T, x *ctx) {
 			for _, kind := range []string{"cluster", "npipe"} {
 				if r := x.hf(x.verb, "--mount", "type="+kind+",source=s,target=/i", "busybox", "true"); r.Code == 0 || !strings.Contains(r.Err, "type="+kind) {
