@@ -19,6 +19,7 @@ type bench struct {
 	t     testkit.TB
 	quick bool
 	only  string
+	scale float64 // of what is only measured with much content
 
 	ours   *testkit.Daemon
 	docker *testkit.Daemon // nil where dockerd is not installed
@@ -101,7 +102,8 @@ func (r row) verdict() string {
 func runBench(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := fs.Bool("quick", false, "few samples, to see a trend")
-	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names, analyze")
+	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names, analyze, usage")
+	scale := fs.Float64("scale", 1, "how much content \"usage\" is measured with; 1 is 300 images, 200 containers, 500 volumes, 1,000,000 files")
 	write := fs.String("write", "", "put the result between the marks of this file")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -111,7 +113,7 @@ func runBench(ctx context.Context, args []string) error {
 	}
 	var report string
 	failed := testkit.RunProgram("hfdev bench", func(t testkit.TB) {
-		b := &bench{t: t, quick: *quick, only: *only, loadBefore: loadAverage()}
+		b := &bench{t: t, quick: *quick, only: *only, scale: *scale, loadBefore: loadAverage()}
 		b.start()
 		b.measure(ctx)
 		report = b.report(time.Now())
@@ -168,6 +170,7 @@ func (b *bench) measure(ctx context.Context) {
 		{"throughput", b.throughput},
 		{"names", b.names},
 		{"analyze", b.analyze},
+		{"usage", b.usage}, // last: its content goes with all images
 	} {
 		if ctx.Err() != nil {
 			b.t.Fatalf("interrupted")
