@@ -25,3 +25,24 @@ func (c *Client) Prune(ctx context.Context, r api.PruneRequest) (api.PruneReport
 	err := c.call(ctx, http.MethodPost, api.PathPrune, r, &out)
 	return out, err
 }
+
+// StoragePolicy tells the storage policy and what it says of everything unused.
+func (c *Client) StoragePolicy(ctx context.Context) (api.StoragePolicy, error) {
+	var out api.StoragePolicy
+	err := c.call(ctx, http.MethodGet, api.PathStoragePolicy, nil, &out)
+	return out, err
+}
+
+// RunStoragePolicy runs the storage policy now.
+func (c *Client) RunStoragePolicy(ctx context.Context) (api.StorageRun, error) {
+	var out api.StorageRun
+	err := c.call(ctx, http.MethodPost, api.PathStorageRun, nil, &out)
+	return out, err
+}
+
+// StorageLog tells the last runs of the storage policy, newest first.
+func (c *Client) StorageLog(ctx context.Context) ([]api.StorageRun, error) {
+	var out []api.StorageRun
+	err := c.call(ctx, http.MethodGet, api.PathStorageLog, nil, &out)
+	return out, err
+}

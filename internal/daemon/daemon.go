@@ -72,6 +72,7 @@ type Daemon struct {
 	images     *image.Service
 	ledger     *usage.Ledger
 	pools      *btrfs.Pools
+	janitor    *usage.Janitor
 	volumes    *volume.Service
 	networks   *network.Service
 	containers *container.Service

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,14 +12,17 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/daemon/config"
 	"holdfast.dev/holdfast/internal/httpapi"
 	"holdfast.dev/holdfast/internal/image"
+	"holdfast.dev/holdfast/internal/usage"
 )
 
 // system answers the questions about the daemon as a whole.
@@ -205,11 +210,113 @@ func (d *Daemon) driverStatus() [][2]string {
 	if err := unix.Statfs(d.cfg.Root, &st); err != nil {
 		return append(out, [2]string{"Backing Filesystem", "unknown: " + err.Error()})
 	}
+	disk := diskFrom(&st)
+	out = append(out, [2]string{"Backing Filesystem", filesystemName(int64(st.Type))})
+	if known, err := directoryTypes(d.cfg.Root); err == nil {
+		out = append(out, [2]string{"Supports d_type", strconv.FormatBool(known)})
+	}
 	return append(out,
-		[2]string{"Backing Filesystem", filesystemName(int64(st.Type))},
-		[2]string{"Available Space", strconv.FormatUint(st.Bavail*uint64(st.Bsize), 10)},
-		[2]string{"Available Inodes", strconv.FormatUint(st.Ffree, 10)},
+		[2]string{"Quota", quota(d.cfg.Root)},
+		[2]string{"Space", fmt.Sprintf("%s free of %s (%s used)", units.HumanSize(float64(disk.Free)), units.HumanSize(float64(disk.Total)), share(disk.Used, disk.Used+disk.Free))},
+		[2]string{"Inodes", inodes(disk)},
 	)
+}
+
+func share(part, whole int64) string {
+	if whole == 0 {
+		return "0%"
+	}
+	return strconv.FormatFloat(float64(part)/float64(whole)*100, 'f', 1, 64) + "%"
+}
+
+func inodes(d usage.Disk) string {
+	if d.Inodes == 0 {
+		return "no limit"
+	}
+	return fmt.Sprintf("%d free of %d (%s used)", d.InodesFree, d.Inodes, share(d.Inodes-d.InodesFree, d.Inodes))
+}
+
+// directoryTypes says whether directories tell what their entries are, which
+// overlayfs needs.
+func directoryTypes(root string) (bool, error) {
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = unix.Close(fd) }() // it was only read
+	var buf [4096]byte
+	n, err := unix.Getdents(fd, buf[:])
+	if err != nil {
+		return false, err
+	}
+	const lengthAt, typeAt = 16, 18 // of struct linux_dirent64 (getdents64(2))
+	for b := buf[:n]; len(b) > typeAt; {
+		if b[typeAt] != unix.DT_UNKNOWN {
+			return true, nil
+		}
+		l := int(binary.NativeEndian.Uint16(b[lengthAt:]))
+		if l == 0 || l > len(b) {
+			break
+		}
+		b = b[l:]
+	}
+	return false, nil
+}
+
+// quota says whether the file system could bound what one directory takes.
+func quota(root string) string {
+	m, err := mountOf(root)
+	if err != nil {
+		return "unknown: " + err.Error()
+	}
+	for o := range strings.SplitSeq(m.VFSOptions, ",") {
+		if o == "prjquota" || o == "pquota" {
+			return "project"
+		}
+	}
+	return "none: one container or volume can fill the disk"
+}
+
+// mountOf is the mount that a path is on.
+func mountOf(path string) (*mountinfo.Info, error) {
+	all, err := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
+	if err != nil {
+		return nil, err
+	}
+	var best *mountinfo.Info
+	for _, m := range all {
+		if best == nil || len(m.Mountpoint) >= len(best.Mountpoint) {
+			best = m
+		}
+	}
+	if best == nil {
+		return nil, fmt.Errorf("no mount of %s found", path)
+	}
+	return best, nil
+}
+
+const (
+	// nearlyFull is when the disk is warned of where no policy names a mark.
+	nearlyFull = 90
+	percent    = 100
+)
+
+// diskWarnings say what will go wrong on the disk.
+func diskWarnings(root string, d usage.Disk, p usage.Policy, dtype bool) []string {
+	var out []string
+	switch {
+	case usage.Over(p, d):
+		out = append(out, fmt.Sprintf("WARNING: The disk of %s is above the high-water mark of %s (%s free)", root, p.HighWater, units.HumanSize(float64(d.Free))))
+	case p.HighWater == (usage.Mark{}) && (d.Used+d.Free)*nearlyFull < d.Used*percent:
+		out = append(out, fmt.Sprintf("WARNING: The disk of %s is %s full (%s free); holdfast system prune --dry-run shows what could go", root, share(d.Used, d.Used+d.Free), units.HumanSize(float64(d.Free))))
+	}
+	if d.Inodes > 0 && d.Inodes*nearlyFull < (d.Inodes-d.InodesFree)*percent {
+		out = append(out, fmt.Sprintf("WARNING: The file system of %s has few inodes left (%d): files cannot be made without", root, d.InodesFree))
+	}
+	if !dtype {
+		out = append(out, "WARNING: The file system of "+root+" does not tell file types in directories (d_type): overlayfs misbehaves on it")
+	}
+	return out
 }
 
 // filesystemName names a filesystem by its magic number (linux/magic.h).
@@ -235,6 +342,12 @@ func filesystemName(magic int64) string {
 
 func (d *Daemon) warnings() []string {
 	var out []string
+	if disk, err := diskOf(d.cfg.Root); err != nil {
+		out = append(out, "WARNING: "+err.Error())
+	} else {
+		dtype, err := directoryTypes(d.cfg.Root)
+		out = append(out, diskWarnings(d.cfg.Root, disk, d.settings().StoragePolicy, dtype || err != nil)...)
+	}
 	cg := d.facts.Cgroup.Controllers
 	if !cg["memory"] {
 		out = append(out, "WARNING: No memory limit support")

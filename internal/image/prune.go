@@ -18,11 +18,12 @@ import (
 
 // Prunable is a name of an image that may go, and with the last one the image.
 type Prunable struct {
-	ID    string
-	Name  string // as users write it; the ID of an image without one
-	Why   string
-	Last  bool // of the names: the image goes with it
-	Since time.Time
+	ID     string
+	Name   string // as users write it; the ID of an image without one
+	Why    string
+	Last   bool      // of the names: the image goes with it
+	Since  time.Time // it got this name
+	Labels map[string]string
 
 	rec Record
 }
@@ -140,7 +141,7 @@ func (s *Service) prunable(ctx context.Context, danglingOnly bool, match keepFun
 			continue
 		}
 		names[r.Target.Digest]--
-		p := Prunable{ID: r.ID(), Name: r.familiar(), Last: left == 1, Since: r.Created, Why: "no container uses it", rec: r}
+		p := Prunable{ID: r.ID(), Name: r.familiar(), Last: left == 1, Since: r.Created, Labels: s.labels(ctx, r.Target), Why: "no container uses it", rec: r}
 		switch {
 		case r.dangling():
 			p.Why = "it has no name, and no container uses it"

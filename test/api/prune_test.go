@@ -315,3 +315,82 @@ func TestPruneRequestsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+func TestStoragePolicy(t *testing.T) {
+	notOnTwin(t, "it has no policies")
+	d := own(t, testkit.Options{Config: map[string]any{"storage-policy": map[string]any{
+		"every": "1m", "containers": map[string]any{"keep-last": 1, "keep-if-label": []string{"keep"}}, "images": map[string]any{"keep-last": 1},
+	}}})
+	for i := range 3 {
+		d.Load(testkit.ImageSpec{Ref: fmt.Sprintf("app:%d", i), Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"n": {Body: strconv.Itoa(i)}}.Tar()}})
+	}
+	d.Docker("run", "--name", "old", "busybox", "true")
+	d.Docker("run", "--name", "labelled", "--label", "keep", "busybox", "true")
+	d.Docker("run", "--name", "uses", "app:0", "true")
+	d.Docker("volume", "create", "named")
+	up(d, "--name", "runs", "busybox", "sleep", "600")
+	contains(t, "nothing yet", d.Holdfast("storage", "log"), "removed nothing yet")
+	text := d.Holdfast("storage", "policy")
+	for _, want := range []string{"Of kind container it keeps the newest 1, what has the label keep", "kept: it has the label keep", "unused, and ", "kept: it is among the newest 1", "app:2"} {
+		contains(t, "policy", text, want)
+	}
+	if strings.Contains(text, "runs") || strings.Contains(text, "app:0") || strings.Contains(text, "named") {
+		t.Errorf("it judges what is in use:\n%s", text)
+	}
+	var run api.StorageRun
+	decode(t, []byte(d.Holdfast("storage", "policy", "run", "--json")), &run)
+	equal(t, "containers", strings.Join(strings.Fields(d.Docker("ps", "-a", "--format", "{{.Names}}")), " "), "runs uses labelled")
+	equal(t, "images", strings.Join(strings.Fields(d.Docker("images", "app", "--format", "{{.Tag}}")), " "), "2 0")
+	contains(t, "volume", d.Docker("volume", "ls", "-q"), "named")
+	log := d.Holdfast("storage", "log")
+	for _, want := range []string{"asked for, disk ", "removed 2, freed", "removed   container", "app:1"} {
+		contains(t, "log", log, want)
+	}
+	d.Eventually(settle, "the event is told", func() (bool, string) { // until is in whole seconds
+		out := d.Docker("events", "--since", "5m", "--until", "0s", "--filter", "event=storage-policy")
+		return strings.Contains(out, "removed=2"), out
+	})
+	d.KillAndStart()
+	contains(t, "log of an earlier daemon", d.Holdfast("storage", "log"), "app:1")
+}
+
+// Above the high-water mark the policy runs by itself.
+func TestStoragePolicyWatchesTheDisk(t *testing.T) {
+	notOnTwin(t, "it has no policies")
+	d := own(t, testkit.Options{Config: map[string]any{"storage-policy": map[string]any{
+		"high-water": "1%", "containers": map[string]any{},
+	}}})
+	d.Docker("run", "--name", "old", "busybox", "true")
+	up(d, "--name", "runs", "busybox", "sleep", "600")
+	d.Eventually(time.Minute, "the policy ran by itself", func() (bool, string) {
+		log := d.Holdfast("storage", "log")
+		return strings.Contains(log, "above the high-water mark of 1%") && strings.Contains(log, "old"), log
+	})
+	equal(t, "containers", d.Docker("ps", "-a", "--format", "{{.Names}}"), "runs")
+}
+
+func TestInfoTellsOfTheDisk(t *testing.T) {
+	notOnTwin(t, "its words differ")
+	d := own(t, testkit.Options{RootExt4: 64, Config: map[string]any{"storage-policy": map[string]any{"high-water": "95%"}}})
+	d.Image("busybox")
+	var info struct {
+		Driver, DockerRootDir string
+		DriverStatus          [][2]string
+		Warnings              []string
+	}
+	d.GetJSON("/info", &info)
+	status := fmt.Sprint(info.DriverStatus)
+	for _, want := range []string{"Backing Filesystem extfs", "Supports d_type true", "Quota none", " free of ", "Inodes "} {
+		contains(t, "driver status", status, want)
+	}
+	equal(t, "root", info.DockerRootDir, d.Root())
+	if s := strings.Join(info.Warnings, "\n"); strings.Contains(s, "high-water") {
+		t.Errorf("warned of a disk that is not full: %s", s)
+	}
+	k := disk{t, d}
+	k.fill()
+	d.GetJSON("/info", &info)
+	contains(t, "warnings", strings.Join(info.Warnings, "\n"), "above the high-water mark of 95%")
+	contains(t, "client", d.DockerResult("info").Err, "above the high-water mark")
+	k.free()
+}

@@ -57,7 +57,9 @@ func (w truth) image(id string) map[string]int64 {
 	w.t.Helper()
 	parts := map[string]int64{}
 	var in struct {
-		GraphDriver struct{ Data struct{ LowerDir, UpperDir string } }
+		GraphDriver struct {
+			Data struct{ LowerDir, UpperDir string }
+		}
 	}
 	w.d.GetJSON("/images/"+id+"/json", &in)
 	for _, dir := range strings.Split(in.GraphDriver.Data.UpperDir+":"+in.GraphDriver.Data.LowerDir, ":") {
@@ -173,7 +175,9 @@ func (w truth) holds(when string) {
 	}
 	for _, c := range du.Containers {
 		var in struct {
-			GraphDriver struct{ Data struct{ LowerDir, UpperDir string } }
+			GraphDriver struct {
+				Data struct{ LowerDir, UpperDir string }
+			}
 		}
 		d.GetJSON("/containers/"+c.ID+"/json", &in)
 		rw := w.blocks(in.GraphDriver.Data.UpperDir)

@@ -27,6 +27,7 @@ func (c *Config) Check() error {
 		c.checkContainers(),
 		c.checkNetwork(),
 		c.checkRegistries(),
+		c.StoragePolicy.Check(),
 	)
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/docker/go-units"
+
+	"holdfast.dev/holdfast/internal/usage"
 )
 
 // Config is everything a user can set. The JSON names are the keys of daemon.json.
@@ -39,6 +41,9 @@ type Config struct {
 
 	// DefaultVolumeDriver is the driver of volumes that name none.
 	DefaultVolumeDriver string `json:"default-volume-driver"`
+
+	// StoragePolicy says what unused things are removed without being asked for.
+	StoragePolicy usage.Policy `json:"storage-policy"`
 
 	// LiveRestore keeps containers running while the daemon is stopped (the
 	// default); false stops them at a clean shutdown.
@@ -205,7 +210,7 @@ func (c *Config) Reload(next Config) (out Config, applied, restart []string) {
 
 func reloadable(key string) bool {
 	switch key {
-	case "debug", "log-level", "labels", "live-restore", "shutdown-timeout":
+	case "debug", "log-level", "labels", "storage-policy", "live-restore", "shutdown-timeout":
 		return true
 	}
 	return false

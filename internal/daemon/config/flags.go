@@ -66,6 +66,7 @@ func bindDaemon(b binder, c *Config) {
 	b.StringVar(&c.LogFormat, "log-format", c.LogFormat, `Set the logging format ("text"|"json")`)
 	b.StringVar(&c.DefaultVolumeDriver, "default-volume-driver", c.DefaultVolumeDriver, "Driver of volumes that name none (local, btrfs)")
 	b.StringVarP(&c.StorageDriver, "storage-driver", "s", c.StorageDriver, "Storage driver to use (overlayfs)")
+	b.Var(&c.StoragePolicy, "storage-policy", "Remove unused things by rules, as JSON")
 	b.BoolVar(&c.LiveRestore, "live-restore", c.LiveRestore, "Keep containers running when the daemon stops; false stops them")
 	b.IntVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "Set the default shutdown timeout in seconds")
 	b.list(&c.InsecureRegistries, "insecure-registry", "", "insecure-registries", "Enable insecure registry communication")

@@ -17,6 +17,11 @@ type Backend interface {
 	// Prune plans and, unless it is a dry run, removes. Steps are of known kinds,
 	// each given once.
 	Prune(ctx context.Context, r api.PruneRequest) (api.PruneReport, error)
+	// Policy judges everything unused; RunPolicy removes what goes; Log tells the
+	// last runs, newest first.
+	Policy(ctx context.Context) (api.StoragePolicy, error)
+	RunPolicy(ctx context.Context) (api.StorageRun, error)
+	Log(ctx context.Context) ([]api.StorageRun, error)
 }
 
 // Router serves storage.
@@ -30,6 +35,9 @@ func (rt *Router) Routes() []route.Route {
 	return []route.Route{
 		{Method: http.MethodGet, Path: api.PathUsage, Handler: rt.usage},
 		{Method: http.MethodPost, Path: api.PathPrune, Handler: rt.prune},
+		{Method: http.MethodGet, Path: api.PathStoragePolicy, Handler: rt.policy},
+		{Method: http.MethodPost, Path: api.PathStorageRun, Handler: rt.runPolicy},
+		{Method: http.MethodGet, Path: api.PathStorageLog, Handler: rt.log},
 	}
 }
 

@@ -1,0 +1,156 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	dockercli "github.com/docker/cli/cli"
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/client"
+)
+
+// newStorage is the group of what Holdfast tells about disk space.
+func newStorage(dockerCli command.Cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "storage",
+		Short: "See who takes the disk, and keep it clean",
+		Args:  dockercli.NoArgs,
+		RunE:  command.ShowHelp(dockerCli.Err()),
+	}
+	cmd.AddCommand(newStoragePolicy(dockerCli), newStorageLog(dockerCli))
+	return cmd
+}
+
+// storageCommand is a command without arguments that asks the daemon one thing
+// and prints it, as JSON if wanted.
+func storageCommand[T any](
+	dockerCli command.Cli, use, short string, ask func(context.Context, *client.Client) (T, error), show func(command.Cli, T) error,
+) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               use + " [OPTIONS]",
+		Short:             short,
+		Args:              dockercli.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			hf := client.New(dockerCli.Client().Dialer())
+			defer hf.Close()
+			out, err := ask(cmd.Context(), hf)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(dockerCli, out)
+			}
+			return show(dockerCli, out)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "Print as JSON")
+	return cmd
+}
+
+func newStoragePolicy(dockerCli command.Cli) *cobra.Command {
+	cmd := storageCommand(dockerCli, "policy", "Show the storage policy and what it says of everything unused",
+		func(ctx context.Context, hf *client.Client) (api.StoragePolicy, error) { return hf.StoragePolicy(ctx) }, printPolicy)
+	cmd.Long = `Show the storage policy of the daemon's configuration (the key "storage-policy"
+of daemon.json), and what it would remove now of what nobody uses, and why.
+It never takes a named volume, an image that a container has, or what runs.`
+	cmd.AddCommand(storageCommand(dockerCli, "run", "Run the storage policy now",
+		func(ctx context.Context, hf *client.Client) (api.StorageRun, error) { return hf.RunStoragePolicy(ctx) },
+		func(dockerCli command.Cli, r api.StorageRun) error { return printRuns(dockerCli, []api.StorageRun{r}) }))
+	return cmd
+}
+
+func newStorageLog(dockerCli command.Cli) *cobra.Command {
+	return storageCommand(dockerCli, "log", "Show what the storage policy removed, and why",
+		func(ctx context.Context, hf *client.Client) ([]api.StorageRun, error) { return hf.StorageLog(ctx) }, printRuns)
+}
+
+func printPolicy(dockerCli command.Cli, p api.StoragePolicy) error {
+	out := dockerCli.Out()
+	fmt.Fprintf(out, "Disk: %s used of %s, %s free\n", human(p.Disk.Used), human(p.Disk.Total), human(p.Disk.Free))
+	if p.HighWater != "" {
+		low, state := p.LowWater, "below"
+		if low == "" {
+			low = "a tenth less"
+		}
+		if p.Over {
+			state = "above"
+		}
+		fmt.Fprintf(out, "High-water mark: %s (the disk is %s it), cleaned down to: %s\n", p.HighWater, state, low)
+	}
+	if p.Idle {
+		fmt.Fprintln(out, `No rules: nothing is removed without being asked for ("storage-policy" in daemon.json).`)
+		return nil
+	}
+	for _, kind := range slices.Sorted(maps.Keys(p.Rules)) {
+		r := p.Rules[kind]
+		var keeps []string
+		if r.KeepLast > 0 {
+			keeps = append(keeps, "the newest "+strconv.Itoa(r.KeepLast))
+		}
+		if r.KeepUntilNanos > 0 {
+			keeps = append(keeps, "what is younger than "+units.HumanDuration(time.Duration(r.KeepUntilNanos)))
+		}
+		if len(r.KeepIfLabel) > 0 {
+			keeps = append(keeps, "what has the label "+strings.Join(r.KeepIfLabel, " or "))
+		}
+		if len(keeps) == 0 {
+			keeps = []string{"nothing that is unused"}
+		}
+		fmt.Fprintf(out, "Of kind %s it keeps %s\n", kind, strings.Join(keeps, ", "))
+	}
+	fmt.Fprintln(out)
+	w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "KIND\tID\tNAME\tFREES\tGOES\tWHY")
+	for _, v := range p.Verdicts {
+		goes := "no"
+		if v.Goes {
+			goes = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", v.Kind, shortID(v.ID), shortName(v.Name), human(v.Frees), goes, v.Why)
+	}
+	return w.Flush()
+}
+
+func printRuns(dockerCli command.Cli, runs []api.StorageRun) error {
+	out := dockerCli.Out()
+	if len(runs) == 0 {
+		fmt.Fprintln(out, "The storage policy has removed nothing yet.")
+		return nil
+	}
+	for _, r := range runs {
+		removed := 0
+		for _, i := range r.Items {
+			if i.Removed {
+				removed++
+			}
+		}
+		fmt.Fprintf(out, "%s: %s, disk %s of %s: removed %d, freed %s\n", r.At.Local().Format(time.DateTime), r.Why, human(r.Used), human(r.Total), removed, human(r.Freed))
+		if r.Error != "" {
+			fmt.Fprintf(out, "  failed: %s\n", r.Error)
+		}
+		w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
+		for _, i := range r.Items {
+			what := "removed"
+			if !i.Removed {
+				what = "kept: used meanwhile"
+			}
+			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\n", what, i.Kind, shortID(i.ID), shortName(i.Name), human(i.Frees), i.Why)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
