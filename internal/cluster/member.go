@@ -169,6 +169,7 @@ func (m *member) run(a attempt) error {
 		case <-ctx.Done():
 		}
 	})
+	wg.Go(func() { m.tellEvents(ctx) })
 	err = n.Err(context.WithoutCancel(m.life)) // it ends with m.life
 	cancel()
 	wg.Wait()

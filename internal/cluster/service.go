@@ -38,6 +38,7 @@ type Deps struct {
 	RunDir   string // <exec-root>/swarm: the control socket
 	Hostname string
 	Executor Executor
+	Events   Publisher
 	// NewName makes up a name for a service that is given none.
 	NewName func() (string, error)
 	// OwnLink tells network interfaces that the engine made.

@@ -383,6 +383,37 @@ func (s *Service) Unlock(ctx context.Context, key string) error {
 	return err
 }
 
+// state is where the node stands, and whether it is a manager. Called with mu held.
+func (m *member) state() (swarm.LocalNodeState, bool) {
+	switch {
+	case m.locked:
+		return swarm.LocalNodeStateLocked, false
+	case m.err != nil:
+		return swarm.LocalNodeStateError, false
+	case m.ready:
+		return swarm.LocalNodeStateActive, m.conn != nil
+	}
+	return swarm.LocalNodeStatePending, m.conn != nil
+}
+
+// Status is where the node stands, in the words of the API's header.
+func (s *Service) Status() string {
+	m := s.member()
+	if m == nil {
+		return string(swarm.LocalNodeStateInactive)
+	}
+	m.mu.Lock()
+	state, manager := m.state()
+	m.mu.Unlock()
+	switch {
+	case state != swarm.LocalNodeStateActive:
+		return string(state)
+	case manager:
+		return "active/manager"
+	}
+	return "active/worker"
+}
+
 // Info is the swarm's part of `docker info`.
 func (s *Service) Info(ctx context.Context) swarm.Info {
 	m := s.member()
@@ -390,18 +421,11 @@ func (s *Service) Info(ctx context.Context) swarm.Info {
 		return swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}
 	}
 	m.mu.Lock()
-	node, err, ready, locked, manager := m.node, m.err, m.ready, m.locked, m.conn != nil
+	node, err := m.node, m.err
+	state, manager := m.state()
 	m.mu.Unlock()
-	out := swarm.Info{ControlAvailable: manager, LocalNodeState: swarm.LocalNodeStatePending}
+	out := swarm.Info{ControlAvailable: manager, LocalNodeState: state}
 	out.NodeAddr, _, _ = net.SplitHostPort(m.set.AdvertiseAddr) // "" if there is none
-	switch {
-	case locked:
-		out.LocalNodeState = swarm.LocalNodeStateLocked
-	case err != nil:
-		out.LocalNodeState = swarm.LocalNodeStateError
-	case ready:
-		out.LocalNodeState = swarm.LocalNodeStateActive
-	}
 	if err != nil {
 		out.Error = err.Error()
 	}

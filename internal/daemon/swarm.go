@@ -36,6 +36,7 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 		Dir:      filepath.Join(d.cfg.Root, "swarm"),
 		RunDir:   run,
 		Hostname: d.facts.Hostname,
+		Events:   d.events,
 		OwnLink:  ownLink,
 		NewName:  func() (string, error) { return container.RandomName(rand.Reader) },
 		Executor: executor.New(executor.Deps{

@@ -58,6 +58,9 @@ func (b systemBackend) Version(context.Context) (system.VersionResponse, error) 
 	}, nil
 }
 
+// SwarmStatus implements the system router's Backend.
+func (b systemBackend) SwarmStatus() string { return b.d.swarm.Status() }
+
 // Info implements the system router's Backend.
 func (b systemBackend) Info(ctx context.Context) (system.Info, error) {
 	d := b.d

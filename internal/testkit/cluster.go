@@ -94,6 +94,10 @@ func (c *Cluster) ip(h *holder, args ...string) error {
 // plug gives a node its link. It goes with the node's namespace.
 func (c *Cluster) plug(h *holder, i int) error {
 	port := "p" + strconv.Itoa(i)
+	// After a power loss the kernel takes the old link down when it gets to it.
+	if err := c.ip(c.wire, "link", "del", port); err != nil && !strings.Contains(err.Error(), "Cannot find device") {
+		return err
+	}
 	return errors.Join(
 		c.ip(c.wire, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(h.pid)),
 		c.ip(c.wire, "link", "set", port, "master", "wire", "up"),
@@ -140,6 +144,13 @@ func (c *Cluster) Swarm(managers int) {
 		token := first.Docker("swarm", "join-token", "-q", role)
 		c.Node(i).Docker("swarm", "join", "--token", token, c.Addr(1)+":2377")
 	}
+}
+
+// Reboot is a node that loses power and comes back.
+func (c *Cluster) Reboot(i int) {
+	c.t.Helper()
+	c.Node(i).PowerLoss()
+	c.Node(i).Start()
 }
 
 // Partition cuts a node off: what it sends and is sent vanishes.

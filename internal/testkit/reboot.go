@@ -38,6 +38,11 @@ func (d *Daemon) PowerLoss() {
 	if err := os.WriteFile(filepath.Join(d.dir, holderFile), []byte(strconv.Itoa(ns.pid)), 0o644); err != nil {
 		d.t.Fatalf("%v", err)
 	}
+	if d.opts.prepare != nil {
+		if err := d.opts.prepare(ns); err != nil {
+			d.t.Fatalf("%v", err)
+		}
+	}
 }
 
 // KillShims kills the shims of all containers and nothing else. It returns how

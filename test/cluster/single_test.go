@@ -59,6 +59,11 @@ func TestOneNode(t *testing.T) {
 		return out == "", out
 	})
 
+	// What happened was told.
+	if out := d.Docker("events", "--since", "10m", "--until", "0s", "--filter", "scope=swarm", "--filter", "type=service", "--format", "{{.Action}} {{.Actor.Attributes.name}}"); !strings.Contains(out, "update web") || !strings.HasSuffix(out, "remove web") {
+		t.Errorf("events: %s", out)
+	}
+
 	d.DockerFails("Removing the last manager erases all current state of the swarm", "swarm", "leave")
 	d.Docker("swarm", "leave", "--force")
 	d.DockerFails("This node is not part of a swarm", "swarm", "leave")

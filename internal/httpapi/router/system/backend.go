@@ -12,6 +12,9 @@ import (
 type Backend interface {
 	Info(ctx context.Context) (system.Info, error)
 	Version(ctx context.Context) (system.VersionResponse, error)
+	// SwarmStatus is this node's part in a swarm: inactive, pending, error, locked,
+	// active/worker or active/manager. It asks nobody.
+	SwarmStatus() string
 	// DiskUsage measures what is asked for; the rest stays nil. Items are always
 	// filled in.
 	DiskUsage(ctx context.Context, o DiskUsageOptions) (system.DiskUsage, error)

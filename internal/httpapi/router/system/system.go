@@ -42,7 +42,7 @@ func (rt *Router) ping(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	h.Set("Pragma", "no-cache")
 	h.Set("Builder-Version", string(build.BuilderBuildKit))
-	h.Set("Swarm", "inactive")
+	h.Set("Swarm", rt.b.SwarmStatus())
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	if r.Method == http.MethodHead {
 		h.Set("Content-Length", "0")

@@ -58,6 +58,8 @@ func (b *fakeBackend) DiskUsage(_ context.Context, o DiskUsageOptions) (system.D
 	return du, nil
 }
 
+func (*fakeBackend) SwarmStatus() string { return "active/worker" }
+
 func (*fakeBackend) Auth(_ context.Context, c registry.AuthConfig) (string, error) {
 	if c.Password != "right" {
 		return "", fault.New(errdefs.ErrUnauthenticated, "incorrect username or password")
@@ -103,7 +105,7 @@ func TestPing(t *testing.T) {
 			t.Errorf("%s: %d %q", m, resp.StatusCode, body)
 		}
 		for k, v := range map[string]string{
-			"Api-Version": "1.56", "Ostype": "linux", "Docker-Experimental": "false", "Builder-Version": "2", "Swarm": "inactive",
+			"Api-Version": "1.56", "Ostype": "linux", "Docker-Experimental": "false", "Builder-Version": "2", "Swarm": "active/worker",
 			"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache", "Content-Type": "text/plain; charset=utf-8",
 		} {
 			if got := resp.Header.Get(k); got != v {
