@@ -19,11 +19,36 @@ import (
 func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
+	if len(os.Args) > 1 && os.Args[1] == "abandon" {
+		if err := abandon(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	fmt.Println("all went well")
+}
+
+// abandon leaves a container behind, as a test that dies does. With Ryuk on, it is
+// removed once this program is gone.
+func abandon(ctx context.Context) error {
+	c, err := testcontainers.GenericContainer(ctx, testcontainers.GenericContainerRequest{
+		ContainerRequest: testcontainers.ContainerRequest{Image: "busybox", Cmd: []string{"sleep", "600"}},
+		Started:          true,
+	})
+	if err != nil {
+		return err
+	}
+	state, err := c.State(ctx)
+	if err != nil || !state.Running {
+		return fmt.Errorf("state: %+v %w", state, err)
+	}
+	fmt.Println("abandoned", c.GetContainerID())
+	return nil
 }
 
 func run(ctx context.Context) (err error) {
