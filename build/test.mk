@@ -10,7 +10,7 @@ DURATION ?= 10m
 $(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && $(GO) build -o ../../$(GOLANGCI) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-.PHONY: check fix test test-unit test-api test-cluster test-e2e test-chaos fuzz fuzz-short golden-update bench
+.PHONY: check fix test test-unit test-api test-cluster test-e2e test-chaos fuzz fuzz-short compat golden-update bench
 
 check: $(GOLANGCI) ## lint, import rules, package comments
 	$(GOLANGCI) run ./...
@@ -39,6 +39,12 @@ test-e2e: build ## the store in a browser (root)
 
 test-chaos: build ## kill -9 loops for DURATION (root)
 	HF_CHAOS_DURATION=$(DURATION) $(GO) run ./cmd/hfdev test chaos
+
+compat: build ## other people's clients on this engine and on dockerd; writes docs/compat-twin.md (root)
+	@rm -rf bin/compat && mkdir -p bin/compat
+	HF_COMPAT_OUT=$(CURDIR)/bin/compat $(GO) test -count=1 -timeout 20m ./test/compat
+	HF_ENGINE=dockerd HF_COMPAT_OUT=$(CURDIR)/bin/compat $(GO) test -count=1 -timeout 20m ./test/compat
+	$(GO) run ./cmd/hfdev twin -in bin/compat -write docs/compat-twin.md
 
 fuzz: ## every decoder of outside bytes, DURATION each; FOCUS= narrows it (root)
 	$(GO) run ./cmd/hfdev fuzz -time $(if $(filter file,$(origin DURATION)),10s,$(DURATION)) -run '$(FOCUS)'

@@ -33,7 +33,7 @@ func here(parts ...string) string {
 	return filepath.Join(append([]string{testkit.RepoRoot(), "test", "compat"}, parts...)...)
 }
 
-func client(t *testing.T, name, program string, args ...string) {
+func wholeProgram(t *testing.T, name, program string, args ...string) {
 	t.Helper()
 	d := shared.For(t)
 	d.Image("busybox")
@@ -51,7 +51,7 @@ func TestDockerPy(t *testing.T) {
 	if err := exec.CommandContext(t.Context(), python, "-c", "import docker").Run(); err != nil {
 		testkit.Missing(t, "docker-py (python3-docker)")
 	}
-	client(t, "docker-py", python, here("dockerpy", "client.py"))
+	wholeProgram(t, "docker-py", python, here("dockerpy", "client.py"))
 }
 
 func TestDockerode(t *testing.T) {
@@ -59,7 +59,7 @@ func TestDockerode(t *testing.T) {
 	if _, err := os.Stat(here("dockerode", "node_modules", "dockerode")); err != nil {
 		testkit.Missing(t, "dockerode (make deps-compat)")
 	}
-	client(t, "dockerode", node, here("dockerode", "client.mjs"))
+	wholeProgram(t, "dockerode", node, here("dockerode", "client.mjs"))
 }
 
 // program builds a Go program of this folder, static as containers want it.
@@ -76,7 +76,7 @@ func program(t *testing.T, dir string) string {
 }
 
 func TestTestcontainersGo(t *testing.T) {
-	client(t, "testcontainers-go", "env", "TESTCONTAINERS_RYUK_DISABLED=true", program(t, "testcontainers"))
+	wholeProgram(t, "testcontainers-go", "env", "TESTCONTAINERS_RYUK_DISABLED=true", program(t, "testcontainers"))
 }
 
 // ryukImage is the name that testcontainers-go knows it by.

@@ -24,6 +24,7 @@ var differences = []difference{}
 type outcome struct {
 	Client, Step string
 	Failed       string // empty: it went through
+	Reason       string // why the twin may fail here
 }
 
 var outcomes struct {
@@ -41,10 +42,13 @@ func step(t *testing.T, client, name string, do func() error) {
 		if err != nil {
 			o.Failed = firstLine(err.Error())
 		}
+		known := slices.IndexFunc(differences, func(d difference) bool { return d.step == client+": "+name })
+		if known >= 0 {
+			o.Reason = differences[known].reason
+		}
 		outcomes.Lock()
 		outcomes.all = append(outcomes.all, o)
 		outcomes.Unlock()
-		known := slices.IndexFunc(differences, func(d difference) bool { return d.step == client+": "+name })
 		switch {
 		case engine == testkit.Dockerd && known >= 0 && err != nil:
 			t.Logf("as known (%s): %v", differences[known].reason, err)
@@ -61,7 +65,7 @@ func firstLine(s string) string {
 	return s
 }
 
-// writeOutcomes leaves what came out for TestTwinTable.
+// writeOutcomes leaves what came out for hfdev twin.
 func writeOutcomes() error {
 	dir := os.Getenv("HF_COMPAT_OUT")
 	if dir == "" {
