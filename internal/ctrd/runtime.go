@@ -179,6 +179,9 @@ func (r *Runtime) create(ctx context.Context, t *task, spec *specs.Spec, p *pipe
 	return pid, nil
 }
 
+// exitKilled is the code of a process that SIGKILL ended.
+const exitKilled = 128 + int(syscall.SIGKILL)
+
 // follow waits for the end of a process and tells it. A shim answers each of
 // these calls once; if its connection ends instead, it is dead, and so are the
 // processes it held.
@@ -190,7 +193,15 @@ func (r *Runtime) follow(ctx context.Context, t *task, p *process) {
 			r.ended(t, p, container.Exit{Code: int(resp.GetExitStatus()), At: resp.GetExitedAt().AsTime()})
 			return
 		}
-		if t.left() || p.ended() {
+		switch {
+		case p.ended():
+			return
+		case t.left() && t.over():
+			// The task was deleted while it was asked: with its main process the
+			// kernel killed every other one.
+			r.ended(t, p, container.Exit{Code: exitKilled, At: time.Now()})
+			return
+		case t.left(): // we go, the process stays
 			return
 		}
 		if !lost(ctx, t.shim) {

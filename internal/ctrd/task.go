@@ -152,6 +152,12 @@ func (t *task) left() bool {
 	return t.leaving
 }
 
+// over tells whether the main process has ended, or is forgotten.
+func (t *task) over() bool {
+	p, ok := t.known("")
+	return !ok || p.ended()
+}
+
 func (t *task) isDead() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
