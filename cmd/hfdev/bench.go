@@ -38,6 +38,7 @@ type row struct {
 	peer   samples // empty: the peer is not installed
 	name   string  // of the peer
 	target float64 // ratio ours/peer to reach; 0: for information
+	within float64 // seconds for ours to keep to, in place of a ratio
 }
 
 // unit says how numbers are written and which direction is good.
@@ -87,6 +88,10 @@ func (r row) ratio() float64 {
 // verdict tells whether a target is met and by how much it is missed.
 func (r row) verdict() string {
 	switch {
+	case r.within > 0 && r.ours.median() <= r.within:
+		return "met"
+	case r.within > 0:
+		return fmt.Sprintf("missed by %.0f %%", (r.ours.median()/r.within-1)*100)
 	case r.target == 0:
 		return ""
 	case len(r.peer) == 0:
@@ -102,7 +107,7 @@ func (r row) verdict() string {
 func runBench(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := fs.Bool("quick", false, "few samples, to see a trend")
-	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names, analyze, usage")
+	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names, analyze, churn, list, each, come up, usage")
 	scale := fs.Float64("scale", 1, "how much content \"usage\" is measured with; 1 is 300 images, 200 containers, 500 volumes, 1,000,000 files")
 	write := fs.String("write", "", "put the result between the marks of this file")
 	if err := fs.Parse(args); err != nil {
@@ -170,6 +175,10 @@ func (b *bench) measure(ctx context.Context) {
 		{"throughput", b.throughput},
 		{"names", b.names},
 		{"analyze", b.analyze},
+		{"churn", b.churn},
+		{"list", b.list},
+		{"each", b.each},
+		{"come up", b.comeUp},
 		{"usage", b.usage}, // last: its content goes with all images
 	} {
 		if ctx.Err() != nil {

@@ -25,6 +25,9 @@ func (b *bench) report(now time.Time) string {
 	w.WriteString("| what | Holdfast | peer | ratio | target | | n | spread |\n|---|--:|--:|--:|--:|---|--:|--:|\n")
 	for _, r := range b.rows {
 		target := ""
+		if r.within != 0 {
+			target = fmt.Sprintf("≤ %s", r.unit.format(samples{r.within}))
+		}
 		if r.target != 0 {
 			sign := "≤"
 			if r.unit.higher {

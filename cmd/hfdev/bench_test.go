@@ -21,6 +21,8 @@ func TestMedianAndVerdict(t *testing.T) {
 		{row{unit: gigabits, ours: samples{10}, peer: samples{10}, target: 1}, "met"},
 		{row{unit: gigabits, ours: samples{9}, peer: samples{10}, target: 1}, "missed by 10 %"},
 		{row{unit: milliseconds, ours: samples{7}, target: 0.35}, "not measured"},
+		{row{unit: milliseconds, ours: samples{1.5}, peer: samples{1}, within: 2}, "met"},
+		{row{unit: milliseconds, ours: samples{3}, within: 2}, "missed by 50 %"},
 		{row{unit: milliseconds, ours: samples{7}, peer: samples{1}}, ""},
 	} {
 		if got := c.r.verdict(); got != c.want {
