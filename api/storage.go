@@ -10,6 +10,12 @@ const (
 	PathStorageRun = Prefix + "/storage/policy/run"
 	// PathStorageLog tells the last runs, newest first: GET, []StorageRun.
 	PathStorageLog = Prefix + "/storage/log"
+	// PathStorageTop tells who grew: GET ?by=hour|day|week, []StorageGrowth, those
+	// that grew most first.
+	PathStorageTop = Prefix + "/storage/top"
+	// PathStorageExplain tells why bytes are there and what would free them: GET
+	// ?what=PATH|ID|NAME, StorageExplanation.
+	PathStorageExplain = Prefix + "/storage/explain"
 )
 
 // StoragePolicy is the policy of the daemon's configuration, judged now.
@@ -59,4 +65,28 @@ type StorageRun struct {
 	Items []PruneItem `json:"items"`
 	Freed int64       `json:"freed"`
 	Error string      `json:"error,omitempty"`
+}
+
+// StorageGrowth is what a thing takes on the disk and how much more that is than
+// before; nil where nothing is known from then.
+type StorageGrowth struct {
+	Kind  string `json:"kind"` // container, volume, image (a repository), build cache
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+	Hour  *int64 `json:"hour,omitempty"`
+	Day   *int64 `json:"day,omitempty"`
+	Week  *int64 `json:"week,omitempty"`
+}
+
+// StorageExplanation says what bytes on the disk are.
+type StorageExplanation struct {
+	Kind       string    `json:"kind"` // container, volume, image, path
+	ID         string    `json:"id"`
+	Name       string    `json:"name,omitempty"`
+	Path       string    `json:"path,omitempty"`
+	Bytes      int64     `json:"bytes"` // -1: not known
+	MeasuredAt time.Time `json:"measuredAt,omitzero"`
+	Exact      bool      `json:"exact"`
+	Why        []string  `json:"why"`
+	Frees      []string  `json:"frees"` // what would free them
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"net/url"
 
 	"holdfast.dev/holdfast/api"
 )
@@ -44,5 +45,20 @@ func (c *Client) RunStoragePolicy(ctx context.Context) (api.StorageRun, error) {
 func (c *Client) StorageLog(ctx context.Context) ([]api.StorageRun, error) {
 	var out []api.StorageRun
 	err := c.call(ctx, http.MethodGet, api.PathStorageLog, nil, &out)
+	return out, err
+}
+
+// StorageTop tells who grew over an "hour", a "day" or a "week", most first.
+func (c *Client) StorageTop(ctx context.Context, by string) ([]api.StorageGrowth, error) {
+	var out []api.StorageGrowth
+	err := c.call(ctx, http.MethodGet, api.PathStorageTop+"?by="+url.QueryEscape(by), nil, &out)
+	return out, err
+}
+
+// StorageExplain tells what a path, container, volume or image takes, why, and
+// what would free it.
+func (c *Client) StorageExplain(ctx context.Context, what string) (api.StorageExplanation, error) {
+	var out api.StorageExplanation
+	err := c.call(ctx, http.MethodGet, api.PathStorageExplain+"?what="+url.QueryEscape(what), nil, &out)
 	return out, err
 }

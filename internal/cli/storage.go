@@ -27,7 +27,7 @@ func newStorage(dockerCli command.Cli) *cobra.Command {
 		Args:  dockercli.NoArgs,
 		RunE:  command.ShowHelp(dockerCli.Err()),
 	}
-	cmd.AddCommand(newStoragePolicy(dockerCli), newStorageLog(dockerCli))
+	cmd.AddCommand(newStoragePolicy(dockerCli), newStorageLog(dockerCli), newStorageTop(dockerCli), newStorageExplain(dockerCli))
 	return cmd
 }
 
@@ -153,4 +153,78 @@ func printRuns(dockerCli command.Cli, runs []api.StorageRun) error {
 		}
 	}
 	return nil
+}
+
+func newStorageTop(dockerCli command.Cli) *cobra.Command {
+	var (
+		by string
+		n  int
+	)
+	cmd := storageCommand(dockerCli, "top", "Show who grows: containers, volumes, image repositories, build cache",
+		func(ctx context.Context, hf *client.Client) ([]api.StorageGrowth, error) {
+			return hf.StorageTop(ctx, by)
+		},
+		func(dockerCli command.Cli, all []api.StorageGrowth) error {
+			w := tabwriter.NewWriter(dockerCli.Out(), 0, 4, 3, ' ', 0)
+			fmt.Fprintln(w, "KIND\tNAME\tNOW\tHOUR\tDAY\tWEEK")
+			for _, g := range all[:min(n, len(all))] {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", g.Kind, shortName(g.Name), human(g.Bytes), grew(g.Hour), grew(g.Day), grew(g.Week))
+			}
+			return w.Flush()
+		})
+	cmd.Flags().StringVar(&by, "by", "day", "Sort by growth over this: hour, day, week")
+	cmd.Flags().IntVarP(&n, "last", "n", 20, "Show this many")
+	return cmd
+}
+
+// grew is a difference, or a dash where nothing is known.
+func grew(n *int64) string {
+	switch {
+	case n == nil:
+		return "-"
+	case *n < 0:
+		return "-" + human(-*n)
+	}
+	return "+" + human(*n)
+}
+
+func newStorageExplain(dockerCli command.Cli) *cobra.Command {
+	var what string
+	cmd := storageCommand(dockerCli, "explain", "Say why bytes are there, and what would free them",
+		func(ctx context.Context, hf *client.Client) (api.StorageExplanation, error) {
+			return hf.StorageExplain(ctx, what)
+		},
+		func(dockerCli command.Cli, e api.StorageExplanation) error {
+			out := dockerCli.Out()
+			name := e.Name
+			if name == "" {
+				name = e.ID
+			}
+			size := "size not known"
+			if e.Bytes >= 0 {
+				size = human(e.Bytes)
+				if !e.Exact {
+					size += ", measured " + units.HumanDuration(time.Since(e.MeasuredAt)) + " ago"
+				}
+			}
+			fmt.Fprintf(out, "%s %s: %s\n", e.Kind, name, size)
+			if e.Path != "" && e.Path != name {
+				fmt.Fprintf(out, "at %s\n", e.Path)
+			}
+			for _, w := range e.Why {
+				fmt.Fprintln(out, "It is: "+w)
+			}
+			for _, f := range e.Frees {
+				fmt.Fprintln(out, "To free it: "+f)
+			}
+			return nil
+		})
+	cmd.Use = "explain [OPTIONS] PATH|CONTAINER|VOLUME|IMAGE"
+	cmd.Args = dockercli.ExactArgs(1)
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		what = args[0]
+		return run(cmd, args)
+	}
+	return cmd
 }

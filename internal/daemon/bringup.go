@@ -65,7 +65,7 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	d.events = event.NewBus(d.clock)
 
 	for _, step := range []func(context.Context) error{
-		d.startEngine, d.startImages, d.startLedger, d.startVolumes, d.startNetworks, d.startContainers, d.runLedger, d.startBuilder, d.runJanitor, d.startSwarm,
+		d.startEngine, d.startImages, d.startLedger, d.startVolumes, d.startNetworks, d.startContainers, d.runLedger, d.startBuilder, d.runJanitor, d.runRecorder, d.startSwarm,
 	} {
 		if err := step(ctx); err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -73,6 +74,8 @@ type Daemon struct {
 	ledger     *usage.Ledger
 	pools      *btrfs.Pools
 	janitor    *usage.Janitor
+	recorder   *usage.Recorder
+	cacheSize  atomic.Int64 // of the build cache, when it was last seen
 	volumes    *volume.Service
 	networks   *network.Service
 	containers *container.Service

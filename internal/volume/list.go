@@ -113,7 +113,10 @@ func (s *Service) Usage(ctx context.Context, name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return dr.Usage(ctx, Spec{Name: e.rec.Name, Options: e.rec.Options})
+	s.mu.Lock()
+	v := e.rec.spec()
+	s.mu.Unlock()
+	return dr.Usage(ctx, v)
 }
 
 // DiskUsage shows the volumes whose data is here, with their

@@ -394,3 +394,32 @@ func TestInfoTellsOfTheDisk(t *testing.T) {
 	contains(t, "client", d.DockerResult("info").Err, "above the high-water mark")
 	k.free()
 }
+
+func TestStorageTopAndExplain(t *testing.T) {
+	notOnTwin(t, "it does not explain")
+	d := daemon(t)
+	d.Load(testkit.ImageSpec{Ref: "one:1", Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"n": {Body: noise(500_000)}}.Tar()}})
+	up(d, "--name", "writer", "-v", "data:/data", "one:1", "sh", "-c", "head -c 3000000 /dev/urandom > /data/f; head -c 1000000 /dev/urandom > /f; echo done; exec sleep 600")
+	waitLog(d, "writer", "done")
+	d.Holdfast("system", "df", "--fresh")
+	top := d.Holdfast("storage", "top")
+	for _, want := range []string{"KIND", "container   writer", "volume      data", "image       one"} {
+		contains(t, "top", top, want)
+	}
+	contains(t, "spans", d.Run("", "holdfast", "storage", "top", "--by", "year").Err, `"year" is not hour, day or week`)
+	for what, want := range map[string]string{
+		"writer": "It is: what container writer wrote beside its volumes, over the layers of its image one:1",
+		"data":   "It is: the data of volume data, which these containers refer to: writer",
+		"one:1":  "1 containers have it: after they are removed",
+		format(d, "writer", "{{.GraphDriver.Data.UpperDir}}") + "/f":   "container writer: 1",
+		d.Docker("volume", "inspect", "-f", "{{.Mountpoint}}", "data"): "volume data: 3",
+		format(d, "writer", "{{.LogPath}}"):                            "the log and other files",
+		format(d, "one:1", "{{.GraphDriver.Data.UpperDir}}") + "/n":    "It is: a read-only layer of one:1",
+		d.Root() + "/holdfast.db":                                      "files of the daemon itself",
+		"/etc/passwd":                                                  "nothing of Holdfast's",
+		d.Root() + "/containerd/content/blobs/sha256/" + strings.TrimPrefix(format(d, "one:1", "{{.Id}}"), "sha256:"): "It is: content (a compressed layer, manifest or config) of one:1",
+	} {
+		contains(t, what, d.Holdfast("storage", "explain", what), want)
+	}
+	contains(t, "unknown", d.Run("", "holdfast", "storage", "explain", "nobody").Err, "no container, volume or image nobody")
+}

@@ -109,6 +109,13 @@ func (b *Builder) used() bool {
 	return err == nil
 }
 
+// Awake tells whether the builder is in memory, so that asking it costs little.
+func (b *Builder) Awake() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.opened != nil
+}
+
 // ServeSession serves a client's session on a connection that was taken over,
 // until either end closes it.
 func (b *Builder) ServeSession(ctx context.Context, conn net.Conn, headers http.Header) error {

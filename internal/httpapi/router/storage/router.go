@@ -5,6 +5,7 @@ package storage
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"holdfast.dev/holdfast/api"
 	"holdfast.dev/holdfast/internal/httpapi/route"
@@ -22,6 +23,10 @@ type Backend interface {
 	Policy(ctx context.Context) (api.StoragePolicy, error)
 	RunPolicy(ctx context.Context) (api.StorageRun, error)
 	Log(ctx context.Context) ([]api.StorageRun, error)
+	// Top tells who grew over the span, most first.
+	Top(ctx context.Context, span time.Duration) ([]api.StorageGrowth, error)
+	// Explain tells what an absolute path, container, volume or image takes.
+	Explain(ctx context.Context, what string) (api.StorageExplanation, error)
 }
 
 // Router serves storage.
@@ -38,6 +43,8 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodGet, Path: api.PathStoragePolicy, Handler: rt.policy},
 		{Method: http.MethodPost, Path: api.PathStorageRun, Handler: rt.runPolicy},
 		{Method: http.MethodGet, Path: api.PathStorageLog, Handler: rt.log},
+		{Method: http.MethodGet, Path: api.PathStorageTop, Handler: rt.top},
+		{Method: http.MethodGet, Path: api.PathStorageExplain, Handler: rt.explain},
 	}
 }
 
