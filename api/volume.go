@@ -11,6 +11,9 @@ const (
 	PathVolumeProtect   = Prefix + "/volumes/{name}/protect"                       // POST, VolumeProtect
 	PathVolumeExport    = Prefix + "/volumes/{name}/export"                        // GET ?snapshot=&live=&compress=zstd, a tar
 	PathVolumeImport    = Prefix + "/volumes/{name}/import"                        // POST ?driver=&label=k=v&opt=k=v, a tar; VolumeImported
+	PathTrash           = Prefix + "/trash"                                        // GET, []TrashedVolume; DELETE (all), []TrashedVolume
+	PathTrashed         = Prefix + "/trash/{name}"                                 // DELETE; {name} is an ID or a name
+	PathUndelete        = Prefix + "/trash/{name}/undelete"                        // POST, VolumeRename (to may be empty), VolumeCopied
 	PathSnapshots       = Prefix + "/snapshots"                                    // GET, []Snapshot of all volumes
 	PathSnapshotPrune   = Prefix + "/snapshots/prune"                              // POST, SnapshotPrune, []Snapshot
 	PathVolumeSnapshots = Prefix + "/volumes/{name}/snapshots"                     // GET, []Snapshot; POST, SnapshotCreate, VolumeCopied
@@ -115,4 +118,15 @@ type SnapshotPrune struct {
 	OlderThanNanos int64  `json:"olderThanNanos,omitempty"`
 	All            bool   `json:"all,omitempty"`
 	DryRun         bool   `json:"dryRun,omitempty"`
+}
+
+// TrashedVolume is a removed volume that can be had back.
+type TrashedVolume struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"` // what it was
+	Driver    string    `json:"driver"`
+	Created   time.Time `json:"created"`
+	Removed   time.Time `json:"removed"`
+	Expires   time.Time `json:"expires"`
+	Snapshots int       `json:"snapshots"`
 }

@@ -167,3 +167,30 @@ func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOption
 	}
 	return out, nil
 }
+
+// Trash lists the removed volumes that can be had back, oldest first.
+func (c *Client) Trash(ctx context.Context) ([]api.TrashedVolume, error) {
+	var out []api.TrashedVolume
+	err := c.call(ctx, http.MethodGet, api.PathTrash, nil, &out)
+	return out, err
+}
+
+// Undelete takes a volume out of the trash, by ID or name, under its name or
+// another, and returns that.
+func (c *Client) Undelete(ctx context.Context, idOrName, as string) (string, error) {
+	var out api.VolumeCopied
+	err := c.call(ctx, http.MethodPost, path(api.PathUndelete, idOrName, ""), api.VolumeRename{To: as}, &out)
+	return out.Name, err
+}
+
+// Purge removes a volume from the trash for good.
+func (c *Client) Purge(ctx context.Context, idOrName string) error {
+	return c.call(ctx, http.MethodDelete, path(api.PathTrashed, idOrName, ""), nil, nil)
+}
+
+// EmptyTrash removes all that is in the trash and returns what went.
+func (c *Client) EmptyTrash(ctx context.Context) ([]api.TrashedVolume, error) {
+	var out []api.TrashedVolume
+	err := c.call(ctx, http.MethodDelete, api.PathTrash, nil, &out)
+	return out, err
+}

@@ -25,6 +25,7 @@ func addVolumeVerbs(cmd *cobra.Command, dockerCli command.Cli) {
 	cmd.AddCommand(
 		newCheck(dockerCli), newSnapshot(dockerCli), newClone(dockerCli), newRename(dockerCli), newResize(dockerCli),
 		newProtect(dockerCli, true), newProtect(dockerCli, false), newVolumeExport(dockerCli), newVolumeImport(dockerCli),
+		newTrash(dockerCli), newUndelete(dockerCli),
 	)
 }
 

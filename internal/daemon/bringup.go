@@ -156,6 +156,7 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 		Populator: populate.Copier{},
 		Drivers:   []volume.Driver{driver, btrfs.New(d.pools)},
 		Default:   d.cfg.DefaultVolumeDriver,
+		Trash:     volume.TrashPolicy{Keep: time.Duration(d.cfg.VolumeTrashDays) * 24 * time.Hour, MinFree: d.cfg.VolumeTrashMinFree},
 		Size:      d.volumeSize,
 	})
 	return err
@@ -258,6 +259,7 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 		return fmt.Errorf("restore containers: %w", err)
 	}
 	d.volumes.Settle(ctx)
+	d.supervise(ctx, "trash of volumes", d.volumes.Run)
 	if err := d.networks.Sweep(ctx, d.containers.RunningIDs()); err != nil {
 		return fmt.Errorf("remove leftovers of networks: %w", err)
 	}

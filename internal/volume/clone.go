@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -172,7 +173,7 @@ func (s *Service) Rename(ctx context.Context, name, to string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
 	defer cancel()
-	if err := s.rename(ctx, dr, e, to); err != nil {
+	if err := s.rename(ctx, dr, e, Intent{Verb: DoRename, To: to}); err != nil {
 		return fmt.Errorf("rename volume %s to %s: %w", name, to, err)
 	}
 	s.publish(ActionRename, to, map[string]string{"driver": dr.Name(), "oldName": name})
@@ -180,53 +181,51 @@ func (s *Service) Rename(ctx context.Context, name, to string) error {
 }
 
 // rename is intent, deed and result. The caller has both locks.
-func (s *Service) rename(ctx context.Context, dr Driver, e *entry, to string) error {
+func (s *Service) rename(ctx context.Context, dr Driver, e *entry, do Intent) error {
 	if err := dr.Unmount(ctx, e.rec.spec()); err != nil {
 		return err
 	}
-	name := e.rec.Name
-	if err := s.change(e, func(r *Record) { r.Doing = &Intent{Verb: DoRename, To: to} }); err != nil {
+	if err := s.change(e, func(r *Record) { r.Doing = &do }); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("volume.rename.afterIntent"); err != nil {
 		return err
 	}
 	r := e.rec
-	if err := s.finishRename(ctx, dr, &r, to); err != nil {
-		if errors.Is(err, errdefs.ErrAlreadyExists) || errors.Is(err, errdefs.ErrFailedPrecondition) { // nothing was touched
+	n, err := s.finishRename(ctx, dr, &r, do)
+	if err != nil {
+		if errors.Is(err, errdefs.ErrAlreadyExists) || errors.Is(err, errdefs.ErrFailedPrecondition) || errors.Is(err, os.ErrNotExist) { // nothing was touched
 			if derr := s.change(e, func(r *Record) { r.Doing = nil }); derr != nil {
-				s.d.Log.Warn("record of a change that was not made stays", logkey.Volume, name, logkey.Err, derr)
+				s.d.Log.Warn("record of a change that was not made stays", logkey.Volume, r.Name, logkey.Err, derr)
 			}
 		}
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.rec.Name, e.rec.Doing = to, nil
-	delete(s.byName, name)
-	s.byName[to] = e
+	e.rec = n
+	s.placeEntry(e)
 	return nil
 }
 
 // finishRename does what the record's intent says; it may be repeated.
-func (s *Service) finishRename(ctx context.Context, dr Driver, r *Record, to string) error {
+func (s *Service) finishRename(ctx context.Context, dr Driver, r *Record, do Intent) (Record, error) {
 	rn, ok := dr.(Renamer)
 	if !ok {
-		return lacks(dr, "renaming")
+		return Record{}, lacks(dr, "renaming")
 	}
-	n := r.clone()
-	n.Name, n.Doing = to, nil
+	n := renamed(r, do)
 	if err := rn.Rename(ctx, r.spec(), n.spec()); err != nil {
-		return err
+		return n, err
 	}
 	if err := failpoint.Hit("volume.rename.afterDriver"); err != nil {
-		return err
+		return n, err
 	}
-	if err := s.d.Records.Put(to, &n); err != nil {
-		return err
+	if err := s.d.Records.Put(n.Name, &n); err != nil {
+		return n, err
 	}
 	if err := failpoint.Hit("volume.rename.afterNewRecord"); err != nil {
-		return err
+		return n, err
 	}
-	return s.d.Records.Delete(r.Name)
+	return n, s.d.Records.Delete(r.Name)
 }

@@ -25,6 +25,8 @@ type Record struct {
 	Origin    string     `json:",omitempty"` // what it was cloned from: a volume, or volume@snapshot
 	Snapshots []Snapshot `json:",omitempty"` // oldest first
 	Doing     *Intent    `json:",omitempty"` // what is being done to it
+	Was       string     `json:",omitempty"` // in the trash: its name
+	Removed   time.Time  `json:",omitzero"`  // in the trash: since when
 }
 
 // Snapshot is a state of a volume that is kept.
@@ -52,9 +54,10 @@ const (
 // and taken away with the result.
 type Intent struct {
 	Verb     Verb
-	Snapshot string `json:",omitempty"`
-	Keep     string `json:",omitempty"` // rollback: the snapshot that the replaced state becomes
-	To       string `json:",omitempty"` // rename: the new name
+	Snapshot string    `json:",omitempty"`
+	Keep     string    `json:",omitempty"` // rollback: the snapshot that the replaced state becomes
+	To       string    `json:",omitempty"` // rename: the new name
+	At       time.Time `json:",omitzero"`  // rename into the trash: when
 }
 
 // Verb names a change.
@@ -78,6 +81,7 @@ const (
 	Filling  State = "filling"  // the driver has made it, what it shall hold is on its way
 	Ready    State = "ready"
 	Removing State = "removing" // part of the data may be gone
+	InTrash  State = "trash"    // removed, and can be had back
 )
 
 // clone is for a change: nothing of it is shared with the original.
@@ -137,6 +141,7 @@ type Deps struct {
 	// Drivers; the first is the default one unless Default names another.
 	Drivers []Driver
 	Default string
+	Trash   TrashPolicy
 	// Size tells how much a volume holds; nil: its driver is asked, which may walk.
 	Size func(ctx context.Context, name string) (int64, error)
 }

@@ -14,14 +14,15 @@ import (
 // as it is then, or nil if the volume is gone. What cannot be finished now stays
 // as it is, for the next start.
 func (s *Service) recover(ctx context.Context, r *Record) (*Record, error) {
-	if r.State == Ready && r.Doing == nil {
+	settled := r.State == Ready || r.State == InTrash
+	if settled && r.Doing == nil {
 		return r, nil
 	}
 	dr, ok := s.drivers[r.Driver]
 	if !ok {
 		return r, unknownDriver(r.Driver)
 	}
-	if r.State == Ready {
+	if settled {
 		done, err := s.settleIntent(ctx, dr, r)
 		if err != nil {
 			return r, fmt.Errorf("settle %s: %w", r.Doing.Verb, err)
@@ -49,6 +50,7 @@ func (s *Service) settleIntent(ctx context.Context, dr Driver, r *Record) (*Reco
 	do := *r.Doing
 	n.Doing = nil
 	done := false
+	var err error
 	switch do.Verb {
 	case DoSnapshot, DoRemoveSnapshot:
 		sn, err := snapshotter(dr)
@@ -72,10 +74,10 @@ func (s *Service) settleIntent(ctx context.Context, dr Driver, r *Record) (*Reco
 			n.Snapshots = append(n.Snapshots, s.kept(do, methodOf(r, do.Snapshot)))
 		}
 	case DoRename:
-		if err := s.finishRename(ctx, dr, r, do.To); err != nil {
+		if n, err = s.finishRename(ctx, dr, r, do); err != nil {
 			return nil, err
 		}
-		n.Name, done = do.To, true
+		done = true
 	default:
 		return nil, fault.New(errdefs.ErrNotImplemented, "this Holdfast does not know the change %q", do.Verb)
 	}

@@ -22,6 +22,14 @@ import (
 // refused. Force forgives a volume that is not there, and forgets one that its
 // driver cannot remove.
 func (s *Service) Remove(ctx context.Context, name string, force bool) error {
+	if err := s.remove(ctx, name, force); err != nil {
+		return err
+	}
+	s.makeRoom(ctx) // whoever removes on a full disk needs the room
+	return nil
+}
+
+func (s *Service) remove(ctx context.Context, name string, force bool) error {
 	unlock, err := s.locks.Lock(ctx, name)
 	if err != nil {
 		return err
@@ -43,12 +51,20 @@ func (s *Service) removeLocked(ctx context.Context, e *entry, force bool) error 
 	if refs := s.refs(e); len(refs) > 0 {
 		return fault.New(errdefs.ErrConflict, "remove %s: volume is in use - [%s]", r.Name, strings.Join(refs, ", "))
 	}
-	if err := mayGo(&r); err != nil {
+	if err := s.mayGo(&r); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
 	defer cancel()
 	dr, err := s.driverOf(e)
+	if err == nil && s.trashes(&r) {
+		done, terr := s.toTrash(ctx, dr, e)
+		if done {
+			s.publish(events.ActionDestroy, r.Name, map[string]string{"driver": r.Driver})
+			return nil
+		}
+		err = terr
+	}
 	if err == nil {
 		err = s.removeData(ctx, dr, e)
 	}
@@ -99,14 +115,14 @@ func (s *Service) setState(e *entry, st State) error {
 }
 
 // mayGo refuses what must not be lost by a slip.
-func mayGo(r *Record) error {
+func (s *Service) mayGo(r *Record) error {
 	if r.Protected {
 		return fault.New(errdefs.ErrConflict, "remove %s: volume is protected: unprotect it first", r.Name)
 	}
 	if r.Doing != nil && r.Doing.Verb == DoRename {
 		return whole(&entry{rec: *r})
 	}
-	if len(r.Snapshots) > 0 {
+	if len(r.Snapshots) > 0 && !s.trashes(r) { // else they go along, and can be had back
 		return fault.New(errdefs.ErrConflict, "remove %s: volume has snapshots (%d): remove them first", r.Name, len(r.Snapshots))
 	}
 	return nil
@@ -149,7 +165,7 @@ func (s *Service) Prunable(filters map[string][]string, gone func(container stri
 
 // mayPrune is called with the volume's lock or mu held.
 func (s *Service) mayPrune(e *entry, matches func(*entry) bool) bool {
-	return s.keepsHere(&e.rec) && mayGo(&e.rec) == nil && matches(e)
+	return s.keepsHere(&e.rec) && s.mayGo(&e.rec) == nil && matches(e)
 }
 
 // Prune removes what Prunable lists.
@@ -186,6 +202,7 @@ func (s *Service) PruneThese(ctx context.Context, filters map[string][]string, p
 			report.SpaceReclaimed += uint64(max(size, 0))
 		}
 	}
+	s.makeRoom(ctx)
 	s.publish(events.ActionPrune, "", map[string]string{"reclaimed": strconv.FormatUint(report.SpaceReclaimed, 10)})
 	return report, nil
 }
@@ -202,6 +219,9 @@ func (s *Service) pruneOne(ctx context.Context, p Prunable, matches func(*entry)
 	}
 	if size, err = s.size(ctx, e); err != nil {
 		s.d.Log.Warn("size of volume unknown", logkey.Volume, p.Name, logkey.Err, err)
+	}
+	if s.trashes(&e.rec) {
+		size = 0 // it is still there
 	}
 	if err := s.removeLocked(ctx, e, false); err != nil {
 		return 0, false, err

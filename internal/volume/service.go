@@ -36,6 +36,7 @@ type Service struct {
 
 	mu     sync.Mutex // guards byName and what it points to; never held across I/O
 	byName map[string]*entry
+	trash  map[string]*entry // by the name there
 }
 
 // entry is a volume and who uses it.
@@ -55,7 +56,7 @@ type entry struct {
 // ended. Containers then refer to their volumes by Reattach, and Settle ends
 // the start.
 func New(ctx context.Context, d Deps) (*Service, error) {
-	s := &Service{d: d, drivers: map[string]Driver{}, byName: map[string]*entry{}}
+	s := &Service{d: d, drivers: map[string]Driver{}, byName: map[string]*entry{}, trash: map[string]*entry{}}
 	for _, dr := range d.Drivers {
 		s.drivers[dr.Name()] = dr
 	}
@@ -69,7 +70,7 @@ func New(ctx context.Context, d Deps) (*Service, error) {
 			d.Log.Error("volume not recovered", logkey.Volume, r.Name, logkey.From, r.State, logkey.Err, err)
 		}
 		if kept != nil {
-			s.byName[kept.Name] = newEntry(*kept)
+			s.placeEntry(newEntry(*kept))
 		}
 	}
 	return s, nil

@@ -135,3 +135,30 @@ func TestSnapshotsSurviveKill(t *testing.T) {
 	d.Holdfast("volume", "snapshot", "rm", "data@s1")
 	d.Docker("volume", "rm", "data")
 }
+
+func TestTrash(t *testing.T) {
+	notOnTwin(t, "Holdfast's own")
+	d := own(t, testkit.Options{})
+	d.Docker("run", "--rm", "-v", "data:/d", "-v", "/anon", "busybox", "sh", "-c", "echo one > /d/f")
+	d.Holdfast("volume", "snapshot", "create", "data@s1")
+	d.Docker("volume", "rm", "data")
+	equal(t, "gone for docker", d.Docker("volume", "ls", "-q"), "")
+	d.DockerFails("no such volume", "volume", "rm", "data")
+	// The name is free at once, and nothing of the old volume is in the new one.
+	equal(t, "a new one", d.Docker("run", "--rm", "-v", "data:/d", "busybox", "sh", "-c", "ls /d; echo two > /d/f"), "")
+	contains(t, "trash", d.Holdfast("volume", "trash", "ls"), "data")
+	holdfastFails(t, d, "volume data already exists", "volume", "undelete", "data")
+	d.KillAndStart()
+	equal(t, "undelete", d.Holdfast("volume", "undelete", "data", "old"), "old")
+	equal(t, "with its snapshot", d.Docker("run", "--rm", "-v", "old:/d", "-v", "old@s1:/s:ro", "-v", "data:/n", "busybox", "cat", "/d/f", "/s/f", "/n/f"), "one\none\ntwo")
+	equal(t, "prune -a", d.Docker("volume", "prune", "-af")[:16], "Deleted Volumes:")
+	if n := len(strings.Fields(d.Holdfast("volume", "trash", "ls", "-q"))); n != 2 {
+		t.Errorf("%d volumes in the trash", n)
+	}
+	d.Holdfast("volume", "trash", "rm", "old")
+	equal(t, "empty", d.Holdfast("volume", "trash", "empty", "-f"), "data")
+	es, err := os.ReadDir(d.Path(filepath.Join(d.Root(), "volumes")))
+	if err != nil || len(es) != 0 {
+		t.Errorf("left on disk: %v, %v", es, err)
+	}
+}

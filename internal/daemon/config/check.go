@@ -51,6 +51,12 @@ func (c *Config) checkPaths() error {
 	if len(c.ExecRoot) > socketPathLimit {
 		errs = append(errs, fmt.Errorf("invalid exec-root %q: longer than %d characters leaves no room for the sockets below it", c.ExecRoot, socketPathLimit))
 	}
+	if c.VolumeTrashDays < 0 || c.VolumeTrashDays > 3650 {
+		errs = append(errs, fmt.Errorf("invalid volume-trash-days %d: want 0 (no trash) to 3650", c.VolumeTrashDays))
+	}
+	if c.VolumeTrashMinFree < 0 || c.VolumeTrashMinFree > 90 {
+		errs = append(errs, fmt.Errorf("invalid volume-trash-min-free %d: want a percentage from 0 to 90", c.VolumeTrashMinFree))
+	}
 	errs = append(errs, oneOf("default-volume-driver", c.DefaultVolumeDriver, "local", "btrfs"))
 	if c.StorageDriver != "" && c.StorageDriver != "overlayfs" {
 		errs = append(errs, fmt.Errorf("invalid storage-driver %q: only overlayfs is supported", c.StorageDriver))

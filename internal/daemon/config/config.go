@@ -41,6 +41,10 @@ type Config struct {
 
 	// DefaultVolumeDriver is the driver of volumes that name none.
 	DefaultVolumeDriver string `json:"default-volume-driver"`
+	// VolumeTrashDays is how long removed volumes can be had back; 0: not at all.
+	// VolumeTrashMinFree is the percentage of a disk below which they give way.
+	VolumeTrashDays    int `json:"volume-trash-days"`
+	VolumeTrashMinFree int `json:"volume-trash-min-free"`
 
 	// StoragePolicy says what unused things are removed without being asked for.
 	StoragePolicy usage.Policy `json:"storage-policy"`
@@ -152,6 +156,8 @@ func Default() Config {
 		LogFormat:              "text",
 		StorageDriver:          "overlayfs",
 		DefaultVolumeDriver:    "local",
+		VolumeTrashDays:        7,
+		VolumeTrashMinFree:     5,
 		LiveRestore:            true,
 		ShutdownTimeout:        15,
 		LogDriver:              "json-file",

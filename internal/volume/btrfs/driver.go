@@ -57,6 +57,19 @@ func (*Driver) Capabilities() volume.Capabilities {
 	return volume.Capabilities{Scope: "local", Snapshot: true, PointInTime: true, Clone: true, Rename: true, Quota: true, CheapSize: true}
 }
 
+// Space implements volume.Spacer.
+func (d *Driver) Space(v volume.Spec) (free, total uint64, err error) {
+	p, err := d.pools.find(poolOf(v.Options))
+	if err != nil {
+		return 0, 0, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(p.mount, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "statfs", Path: p.mount, Err: err}
+	}
+	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), nil //nolint:gosec // a block has a size
+}
+
 // Keeps implements volume.Keeper.
 func (*Driver) Keeps(volume.Spec) bool { return true }
 

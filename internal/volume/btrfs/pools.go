@@ -419,6 +419,7 @@ type Info struct {
 	Size    uint64 // bytes of the file system
 	Free    uint64
 	Volumes []string
+	Trashed int // removed volumes that can be had back
 	Quota   bool
 	Err     string // why it cannot be used
 }
@@ -439,8 +440,11 @@ func (s *Pools) info(p *pool) (Info, error) {
 		return i, err
 	}
 	for _, e := range es {
-		if !strings.HasPrefix(e.Name(), ".") {
+		switch {
+		case !strings.HasPrefix(e.Name(), "."):
 			i.Volumes = append(i.Volumes, e.Name())
+		case !strings.HasPrefix(e.Name(), newPrefix) && !strings.HasPrefix(e.Name(), gonePrefix):
+			i.Trashed++
 		}
 	}
 	return i, nil
@@ -555,6 +559,17 @@ func (s *Pools) Check(_ context.Context, name string) (Scrub, error) {
 	return out, err
 }
 
+// empty refuses pools with anything in them.
+func (i Info) empty() error {
+	switch {
+	case len(i.Volumes) > 0:
+		return fault.New(errdefs.ErrConflict, "pool %s holds volumes [%s]: remove them first", i.Name, strings.Join(i.Volumes, ", "))
+	case i.Trashed > 0:
+		return fault.New(errdefs.ErrConflict, "pool %s holds %d removed volumes in the trash: empty it first", i.Name, i.Trashed)
+	}
+	return nil
+}
+
 // Remove takes an empty pool away.
 func (s *Pools) Remove(ctx context.Context, name string) error {
 	unlock, err := s.locks.Lock(ctx, name)
@@ -573,15 +588,15 @@ func (s *Pools) Remove(ctx context.Context, name string) error {
 	if p.err != nil {
 		return fault.Wrap(errdefs.ErrFailedPrecondition, p.err, "pool %s is not mounted, so nobody knows what is in it", name)
 	}
-	if len(i.Volumes) > 0 {
-		return fault.New(errdefs.ErrConflict, "pool %s holds volumes [%s]: remove them first", name, strings.Join(i.Volumes, ", "))
+	if err := i.empty(); err != nil {
+		return err
 	}
 	// From now on nobody finds it; a volume that came in between keeps it.
 	s.mu.Lock()
 	delete(s.byName, name)
 	s.mu.Unlock()
-	if i, err = s.info(p); err == nil && len(i.Volumes) > 0 {
-		err = fault.New(errdefs.ErrConflict, "pool %s holds volumes [%s]: remove them first", name, strings.Join(i.Volumes, ", "))
+	if i, err = s.info(p); err == nil {
+		err = i.empty()
 	}
 	if err == nil {
 		r := p.Record

@@ -24,6 +24,15 @@ const (
 	nextNewDir   = ".next-new" // in the making
 )
 
+// Space implements volume.Spacer.
+func (d *Driver) Space(volume.Spec) (free, total uint64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.root, &st); err != nil {
+		return 0, 0, &os.PathError{Op: "statfs", Path: d.root, Err: err}
+	}
+	return st.Bavail * uint64(st.Bsize), st.Blocks * uint64(st.Bsize), nil //nolint:gosec // a block has a size
+}
+
 // Keeps implements volume.Keeper.
 func (*Driver) Keeps(v volume.Spec) bool { return len(v.Options) == 0 }
 

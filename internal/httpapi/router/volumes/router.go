@@ -29,6 +29,10 @@ type Backend interface {
 	Clone(ctx context.Context, o volume.CloneOptions) (dockervolume.Volume, volume.Made, error)
 	Rename(ctx context.Context, name, to string) error
 	Resize(ctx context.Context, name string, bytes int64) error
+	InTrash() []volume.Trashed
+	Undelete(ctx context.Context, idOrName, as string) (dockervolume.Volume, error)
+	Purge(ctx context.Context, idOrName string) error
+	EmptyTrash(ctx context.Context) ([]volume.Trashed, error)
 	Protect(ctx context.Context, name, snapshot string, on bool) error
 	Export(ctx context.Context, o volume.ExportOptions, write func(dir string) error) error
 	Import(ctx context.Context, o volume.CreateOptions, fill func(dir string) error) (dockervolume.Volume, error)
@@ -67,6 +71,10 @@ func New(b Backend, p Pools, a Archiver, c clock.Clock) *Router { return &Router
 // Routes implements route.Router.
 func (rt *Router) Routes() []route.Route {
 	return []route.Route{
+		{Method: http.MethodGet, Path: api.PathTrash, Handler: rt.trash},
+		{Method: http.MethodDelete, Path: api.PathTrash, Handler: rt.emptyTrash},
+		{Method: http.MethodDelete, Path: api.PathTrashed, Handler: rt.purge},
+		{Method: http.MethodPost, Path: api.PathUndelete, Handler: rt.undelete},
 		{Method: http.MethodGet, Path: api.PathSnapshots, Handler: rt.snapshots},
 		{Method: http.MethodPost, Path: api.PathSnapshotPrune, Handler: rt.prune},
 		{Method: http.MethodGet, Path: api.PathVolume, Handler: rt.about},
