@@ -73,6 +73,11 @@ func TestPoolsAndBtrfsVolumes(t *testing.T) {
 	d.Docker("volume", "rm", "data")
 	equal(t, "the clone does not need it", d.Docker("run", "--rm", "-v", "copy:/d", "busybox", "cat", "/d/f"), "two")
 	d.Docker("volume", "rm", "copy")
+	holdfastFails(t, d, "holds 2 removed volumes in the trash", "pool", "rm", "default")
+	d.Holdfast("volume", "undelete", "copy")
+	equal(t, "undeleted", d.Docker("run", "--rm", "-v", "copy:/d", "busybox", "cat", "/d/f"), "two")
+	d.Docker("volume", "rm", "copy")
+	d.Holdfast("volume", "trash", "empty", "-f")
 	d.Holdfast("pool", "rm", "default")
 	equal(t, "gone", d.Holdfast("pool", "ls", "-q"), "")
 	d.DockerFails("there is no pool default yet", "volume", "create", "-d", "btrfs", "data")
@@ -85,5 +90,6 @@ func TestDefaultVolumeDriver(t *testing.T) {
 	d.Docker("volume", "create", "-d", "local", "plain")
 	equal(t, "driver", format(d, "plain", "{{.Driver}}"), "local")
 	d.Docker("volume", "rm", "named", "plain")
+	d.Holdfast("volume", "trash", "empty", "-f")
 	d.Holdfast("pool", "rm", "default")
 }

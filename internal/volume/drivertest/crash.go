@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -46,6 +47,7 @@ var domainPoints = map[string][]string{
 	"snapshot-rm": {"volume.snapshotRemove.afterIntent", "volume.snapshotRemove.afterDriver"},
 	"rollback":    {"volume.rollback.afterIntent", "volume.rollback.afterDriver"},
 	"clone":       {"volume.create.afterIntent", "volume.create.afterDriver", "volume.fill.afterIntent", "volume.fill.afterContent"},
+	"remove":      {"volume.rename.afterIntent", "volume.rename.afterDriver", "volume.rename.afterNewRecord"},
 	"rename":      {"volume.rename.afterIntent", "volume.rename.afterDriver", "volume.rename.afterNewRecord"},
 }
 
@@ -61,6 +63,7 @@ func (c CrashCase) open(t *testing.T, dir string) (*volume.Service, func()) {
 	s, err := volume.New(t.Context(), volume.Deps{
 		Clock: clock.System{}, Random: rand.Reader, Log: slog.New(slog.DiscardHandler), Events: noEvents{},
 		Records: store.NewCollection[volume.Record](db, "volumes"), Populator: populate.Copier{}, Drivers: []volume.Driver{c.NewDriver(t, dir)},
+		Trash: volume.TrashPolicy{Keep: time.Hour},
 	})
 	must(t, err)
 	return s, func() { must(t, db.Close()) }
@@ -78,7 +81,7 @@ func KillAtEveryStep(t *testing.T, c CrashCase) {
 	if out, err := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build the child: %v\n%s", err, out)
 	}
-	for _, verb := range []string{"snapshot", "snapshot-rm", "rollback", "clone", "rename"} {
+	for _, verb := range []string{"snapshot", "snapshot-rm", "rollback", "clone", "rename", "remove"} {
 		for _, point := range slices.Concat(domainPoints[verb], c.Points[verb]) {
 			t.Run(verb+"/"+point, func(t *testing.T) { c.kill(t, program, verb, point) })
 		}
@@ -92,12 +95,13 @@ func (c CrashCase) child(t *testing.T, verb string) {
 	}
 	s, closeDB := c.open(t, os.Getenv(envDir))
 	err := do(t, s, verb)
-	if err != nil && (verb == "rename" || verb == "snapshot-rm") {
-		closeDB() // these two are finished by the next start
+	later := verb == "snapshot-rm" || verb == "rename" || verb == "remove"
+	if err != nil && later {
+		closeDB() // these are finished by the next start
 		s, closeDB = c.open(t, os.Getenv(envDir))
 	}
 	// Where the driver or the next look could go on, it is done already.
-	finished := err == nil || verb == "snapshot-rm" || verb == "rename"
+	finished := err == nil || later
 	err = do(t, s, verb)
 	if verb == "rollback" && errdefs.IsConflict(err) {
 		finished = true
@@ -121,6 +125,8 @@ func do(t *testing.T, s *volume.Service, verb string) error {
 	case "clone":
 		_, _, err := s.Clone(t.Context(), volume.CloneOptions{Volume: "data", Snapshot: "first", To: "copy"})
 		return err
+	case "remove":
+		return s.Remove(t.Context(), "data", false)
 	case "rename":
 		return s.Rename(t.Context(), "data", "moved")
 	}
@@ -166,6 +172,13 @@ func (c CrashCase) check(t *testing.T, dir, verb, one, two string) {
 	t.Helper()
 	s, closeDB := c.open(t, dir)
 	defer closeDB()
+	if trash := s.InTrash(); verb == "remove" && len(trash) > 0 {
+		if len(trash) > 1 || trash[0].Name != "data" {
+			t.Errorf("in the trash: %+v", trash)
+		}
+		_, err := s.Undelete(t.Context(), "data", "")
+		must(t, err)
+	}
 	vs, err := s.List(t.Context(), nil)
 	must(t, err)
 	known := map[string][]string{}
