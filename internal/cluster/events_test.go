@@ -40,7 +40,8 @@ func TestEvents(t *testing.T) {
 		},
 		"a secret goes": {
 			api.WatchMessage_Event{Action: api.WatchActionKindRemove, Object: &api.Object{Object: &api.Object_Secret{Secret: &api.Secret{ID: "x", Spec: api.SecretSpec{Annotations: api.Annotations{Name: "pw"}, Data: []byte("hush")}}}}},
-			events.SecretEventType, events.ActionRemove, map[string]string{"name": "pw"},
+			events.SecretEventType, events.ActionRemove,
+			map[string]string{"name": "pw"},
 		},
 	} {
 		got, ok := eventOf(&c.e)

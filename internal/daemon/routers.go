@@ -26,7 +26,7 @@ func (d *Daemon) routers() []route.Router {
 		storagerouter.New(storageBackend{d}),
 		volumesrouter.New(d.volumes, pools{d.pools}, tars{}, d.clock),
 		distributionrouter.New(d.images),
-		volumerouter.New(d.volumes),
+		volumerouter.New(d.volumes, d.swarm),
 		networkrouter.New(d.networks, d.containers, d.swarm),
 		swarmrouter.New(swarmBackend{d.swarm}),
 	}

@@ -61,8 +61,10 @@ func TestTheNotesConstraints(t *testing.T) {
 		return out == "node1/Ready/Leader\nnode2/Ready/\nnode3/Ready/\nnode4/Ready/", out
 	})
 	service := func(name, constraint string, more ...string) {
-		args := append([]string{"service", "create", "--detach", "--name", name, "--constraint", constraint, "--stop-grace-period", "1s",
-			"--mount", "type=volume,source=postgres-" + name + ",target=/var/lib/postgresql/data"}, more...)
+		args := append([]string{
+			"service", "create", "--detach", "--name", name, "--constraint", constraint, "--stop-grace-period", "1s",
+			"--mount", "type=volume,source=postgres-" + name + ",target=/var/lib/postgresql/data",
+		}, more...)
 		m.Docker(append(args, "busybox", "sh", "-c", "hostname > /var/lib/postgresql/data/who; exec sleep 1d")...)
 	}
 	service("master", "node.labels.postgres==master", "--replicas", "1", "--hostname", "{{.Node.Hostname}}-{{.Task.Slot}}")
@@ -155,9 +157,11 @@ func TestWorkerLost(t *testing.T) {
 }
 
 func TestJoinIsRefusedPlainly(t *testing.T) {
-	c := testkit.NewCluster(t, testkit.ClusterOptions{Nodes: 2})
-	a, b := c.Node(1), c.Node(2)
+	c := testkit.NewCluster(t, testkit.ClusterOptions{Nodes: 3})
+	a, b, other := c.Node(1), c.Node(2), c.Node(3)
 	a.Docker("swarm", "init")
+	other.Docker("swarm", "init")
+	b.DockerFails("remote CA does not match fingerprint", "swarm", "join", "--token", other.Docker("swarm", "join-token", "-q", "worker"), c.Addr(1))
 	token := a.Docker("swarm", "join-token", "-q", "worker")
 	b.DockerFails("connection refused", "swarm", "join", "--token", token, c.Addr(1)+":2399")
 	b.DockerFails("invalid join token", "swarm", "join", "--token", "SWMTKN-1-nonsense", c.Addr(1))
@@ -186,5 +190,34 @@ func TestJoinIsRefusedPlainly(t *testing.T) {
 	a.Eventually(settle, "node2 removed", func() (bool, string) {
 		r := a.DockerResult("node", "rm", "node2")
 		return r.Code == 0, r.String()
+	})
+}
+
+// New root certificate, same swarm: every node gets a certificate of the new one.
+func TestRotateCA(t *testing.T) {
+	c := swarm(t, 3, 2)
+	m := c.Node(1)
+	m.Docker("service", "create", "--detach", "--name", "agent", "--mode", "global", "--stop-grace-period", "1s", "busybox", "sleep", "1d")
+	eventuallyOn(t, m, "agent", "node1", "node2", "node3")
+	before := [][]string{tasks(c.Node(1), "agent"), tasks(c.Node(2), "agent"), tasks(c.Node(3), "agent")}
+	old, token := m.Docker("swarm", "ca"), m.Docker("swarm", "join-token", "-q", "worker")
+	m.Docker("swarm", "ca", "--rotate", "--quiet")
+	if now := m.Docker("swarm", "ca"); now == old || !strings.Contains(now, "BEGIN CERTIFICATE") {
+		t.Errorf("the certificate is %s", now)
+	}
+	if m.Docker("swarm", "join-token", "-q", "worker") == token {
+		t.Error("the token still has the old certificate's digest")
+	}
+	for i, want := range before {
+		if got := tasks(c.Node(i+1), "agent"); !slices.Equal(got, want) {
+			t.Errorf("node%d: task %v became %v", i+1, want, got)
+		}
+	}
+	// Nodes that restart come back with the new one.
+	c.Node(3).Restart()
+	c.Node(2).KillAndStart()
+	m.Eventually(settle, "all nodes ready", func() (bool, string) {
+		out := try(m, "node", "ls", "--format", "{{.Hostname}}/{{.Status}}/{{.ManagerStatus}}/{{.TLSStatus}}")
+		return out == "node1/Ready/Leader/Ready\nnode2/Ready/Reachable/Ready\nnode3/Ready//Ready", out
 	})
 }

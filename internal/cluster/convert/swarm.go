@@ -5,6 +5,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/swarmkit/v2/api"
+	"github.com/moby/swarmkit/v2/ca"
 )
 
 var roles = table[swarm.NodeRole, api.NodeRole]{
@@ -115,7 +116,7 @@ func NodeSpecTo(s swarm.NodeSpec) (api.NodeSpec, error) {
 
 // ClusterFrom is the whole cluster as the API shows it.
 func ClusterFrom(c api.Cluster) swarm.Swarm {
-	return swarm.Swarm{
+	out := swarm.Swarm{
 		ClusterInfo: swarm.ClusterInfo{
 			ID:                     c.ID,
 			Meta:                   metaFrom(c.Meta),
@@ -128,6 +129,11 @@ func ClusterFrom(c api.Cluster) swarm.Swarm {
 		},
 		JoinTokens: swarm.JoinTokens{Worker: c.RootCA.JoinTokens.Worker, Manager: c.RootCA.JoinTokens.Manager},
 	}
+	// Clients compare it with the nodes' own, to see which have the new certificate.
+	if issuer, err := ca.IssuerFromAPIRootCA(&c.RootCA); err == nil {
+		out.TLSInfo.CertIssuerSubject, out.TLSInfo.CertIssuerPublicKey = issuer.Subject, issuer.PublicKey
+	}
+	return out
 }
 
 // ClusterSpecFrom is the cluster's settings. The key of a CA stays inside.

@@ -27,6 +27,7 @@ func (rt *Router) taskLogs(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (rt *Router) logs(w http.ResponseWriter, r *http.Request, o LogsOptions) error {
+	ctx := r.Context()
 	o.Stdout, o.Stderr, o.Follow = route.Bool(r, "stdout"), route.Bool(r, "stderr"), route.Bool(r, "follow")
 	if !o.Stdout && !o.Stderr {
 		return fault.New(errdefs.ErrInvalidArgument, "Bad parameters: you must choose at least one stream")
@@ -42,10 +43,10 @@ func (rt *Router) logs(w http.ResponseWriter, r *http.Request, o LogsOptions) er
 	stamps, details := route.Bool(r, "timestamps"), route.Bool(r, "details")
 	var raw, started bool
 	to := route.FlushWriter{W: w}
-	err = rt.b.Logs(r.Context(), o, func(tty bool) error {
+	err = rt.b.Logs(ctx, o, func(tty bool) error {
 		raw, started = tty, true
 		kind := types.MediaTypeRawStream
-		if !tty && route.AtLeast(r.Context(), "1.42") {
+		if !tty && route.AtLeast(ctx, "1.42") {
 			kind = types.MediaTypeMultiplexedStream
 		}
 		w.Header().Set("Content-Type", kind)
@@ -65,7 +66,7 @@ func (rt *Router) logs(w http.ResponseWriter, r *http.Request, o LogsOptions) er
 		}
 		return frame(to, raw, stream, append(text, l.Data...))
 	})
-	if err == nil || !started || r.Context().Err() != nil {
+	if err == nil || !started || ctx.Err() != nil {
 		return err
 	}
 	// The status is out: the error goes the way of the messages.

@@ -30,13 +30,17 @@ const (
 	clusterVolumes     = "1.42"
 )
 
+// Swarm tells what part this node has in a swarm; see its router.
+type Swarm interface{ Status() string }
+
 // Router serves volumes.
 type Router struct {
-	b Backend
+	b     Backend
+	swarm Swarm
 }
 
 // New returns the router.
-func New(b Backend) *Router { return &Router{b} }
+func New(b Backend, s Swarm) *Router { return &Router{b: b, swarm: s} }
 
 // Routes implements route.Router.
 func (rt *Router) Routes() []route.Route {
@@ -76,7 +80,7 @@ func (rt *Router) create(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if in.ClusterVolumeSpec != nil && route.AtLeast(r.Context(), clusterVolumes) {
-		return fault.New(errdefs.ErrUnavailable, `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
+		return rt.noClusterVolumes(`This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
 	}
 	v, err := rt.b.Create(r.Context(), domain.CreateOptions{Name: in.Name, Driver: in.Driver, Options: in.DriverOpts, Labels: in.Labels})
 	if err != nil {
@@ -86,7 +90,16 @@ func (rt *Router) create(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (rt *Router) update(http.ResponseWriter, *http.Request) error {
-	return fault.New(errdefs.ErrUnavailable, "volume update only valid for cluster volumes, but swarm is unavailable")
+	return rt.noClusterVolumes("volume update only valid for cluster volumes, but swarm is unavailable")
+}
+
+// noClusterVolumes refuses volumes of the swarm: in Docker's words where there
+// could be none, else in ours.
+func (rt *Router) noClusterVolumes(text string) error {
+	if rt.swarm.Status() == "active/manager" {
+		return fault.New(errdefs.ErrNotImplemented, "cluster volumes are not supported by this release of Holdfast")
+	}
+	return fault.New(errdefs.ErrUnavailable, "%s", text)
 }
 
 func (rt *Router) remove(w http.ResponseWriter, r *http.Request) error {

@@ -76,7 +76,7 @@ func TestEndpoints(t *testing.T) {
 		{"POST", "/v1.41/volumes/prune", "", 200, "", "prune map[all:[true]]"},
 	} {
 		f := &fake{}
-		s := httpapi.New(httpapi.Options{Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Routers: []route.Router{New(f)}})
+		s := httpapi.New(httpapi.Options{Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Routers: []route.Router{New(f, part("inactive"))}})
 		r := httptest.NewRequest(c.method, strings.NewReplacer(`"`, "%22", "{", "%7B", "}", "%7D").Replace(c.path), strings.NewReader(c.body))
 		if c.body != "" {
 			r.Header.Set("Content-Type", "application/json")
@@ -90,5 +90,21 @@ func TestEndpoints(t *testing.T) {
 		if w.Code != c.status || !strings.Contains(string(body), c.want) || strings.Join(f.calls, ";") != c.call {
 			t.Errorf("%s %s: %d %s, calls %q", c.method, c.path, w.Code, body, f.calls)
 		}
+	}
+}
+
+// part is a node's part in a swarm.
+type part string
+
+func (p part) Status() string { return string(p) }
+
+func TestClusterVolumesOnAManager(t *testing.T) {
+	s := httpapi.New(httpapi.Options{Log: slog.New(slog.DiscardHandler), Clock: clock.System{}, Routers: []route.Router{New(&fake{}, part("active/manager"))}})
+	r := httptest.NewRequest("POST", "/volumes/create", strings.NewReader(`{"ClusterVolumeSpec":{}}`))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	if w.Code != 501 || !strings.Contains(w.Body.String(), "cluster volumes are not supported") {
+		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }
