@@ -125,6 +125,8 @@ type Content interface {
 	Layer(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
 	// Has says whether a blob is here.
 	Has(ctx context.Context, d digest.Digest) (bool, error)
+	// Blob returns a small blob. errdefs.ErrNotFound where it is not here.
+	Blob(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 }
 
 // Progress is told how a transfer goes. Implementations are safe for

@@ -19,6 +19,8 @@ import (
 const (
 	// jsonLimit bounds every manifest, index and config: they are read into memory.
 	jsonLimit = 8 << 20
+	// statementLimit bounds an attestation; bills of materials are large.
+	statementLimit = 64 << 20
 	// depthLimit bounds indexes within indexes.
 	depthLimit = 4
 	// manifestLimit bounds the manifests of one image.
@@ -37,17 +39,26 @@ func (s *Store) Has(ctx context.Context, d digest.Digest) (bool, error) {
 	return err == nil, err
 }
 
-// readJSON reads a small blob.
-func (s *Store) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
+// Blob implements image.Content.
+func (s *Store) Blob(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+	return s.readSmall(s.ns(ctx), d, statementLimit, "an attestation")
+}
+
+func (s *Store) readSmall(ctx context.Context, d ocispec.Descriptor, limit int64, what string) ([]byte, error) {
 	info, err := s.d.Content.Info(ctx, d.Digest)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if info.Size > jsonLimit {
-		return fault.New(errdefs.ErrInvalidArgument, "%s is %d bytes long: too much for a manifest or config", d.Digest, info.Size)
+	if info.Size > limit {
+		return nil, fault.New(errdefs.ErrInvalidArgument, "%s is %d bytes long: too much for %s", d.Digest, info.Size, what)
 	}
 	d.Size = info.Size
-	b, err := content.ReadBlob(ctx, s.d.Content, d)
+	return content.ReadBlob(ctx, s.d.Content, d)
+}
+
+// readJSON reads a small blob.
+func (s *Store) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
+	b, err := s.readSmall(ctx, d, jsonLimit, "a manifest or config")
 	if err != nil {
 		return err
 	}

@@ -222,7 +222,22 @@ var endpoints = []row{
 		},
 	)},
 	{"GET /images/{name}/json", served, "", says("GET", "/images/busybox/json", nil, `"RootFS"`)},
-	{"GET /images/{name}/attestations", refused, "page not found", fails(404, "GET", "/images/busybox/attestations", nil)},
+	{"GET /images/{name}/attestations", served, "", func(t *testing.T, x *ctx) {
+		x.equal("of an image without any", x.ok("GET", "/images/busybox/attestations", nil), "[]\n")
+		dir := filepath.Dir(write(t, "Dockerfile", "FROM busybox\nRUN true\n"))
+		x.Holdfast("build", "--provenance=mode=max", "-t", "attested:1", dir)
+		all := x.ok("GET", "/images/attested:1/attestations", nil)
+		if !strings.Contains(all, `"PredicateType":"https://slsa.dev/provenance`) || strings.Contains(all, `"Statement"`) {
+			t.Errorf("%s", all)
+		}
+		if with := x.ok("GET", "/images/attested:1/attestations?statement=1", nil); !strings.Contains(with, `"Statement":{`) || !strings.Contains(with, "buildType") {
+			t.Errorf("no statement in %s", with)
+		}
+		x.equal("of another type", x.ok("GET", "/images/attested:1/attestations?type=https://spdx.dev/Document", nil), "[]\n")
+		if code, body := x.API("GET", "/images/attested:1/attestations?platform="+url.QueryEscape(`{"os":"linux","architecture":"s390x"}`), nil); code != 404 {
+			t.Errorf("another platform: %d %s", code, body)
+		}
+	}},
 	{"GET /images/{name}/history", served, "", says("GET", "/images/busybox/history", nil, `"CreatedBy"`)},
 	{"POST /images/{name}/push", served, "", stored(func(t *testing.T, x *ctx, ref string) {
 		says("GET", "/distribution/"+ref+":1/json", nil, `"digest":"sha256:`)(t, x)

@@ -20,6 +20,7 @@ type Backend interface {
 	List(ctx context.Context, o domain.ListOptions) ([]image.Summary, error)
 	Inspect(ctx context.Context, ref string, o domain.InspectOptions) (image.InspectResponse, error)
 	History(ctx context.Context, ref string, want *ocispec.Platform) ([]image.HistoryResponseItem, error)
+	Attestations(ctx context.Context, ref string, o domain.AttestationOptions) ([]image.AttestationStatement, error)
 	Tag(ctx context.Context, ref string, name reference.Named) error
 	Remove(ctx context.Context, ref string, o domain.RemoveOptions) ([]image.DeleteResponse, error)
 	Prune(ctx context.Context, filters map[string][]string) (image.PruneReport, error)
@@ -48,6 +49,7 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodGet, Path: "/images/{name:.*}/get", Handler: rt.save},
 		{Method: http.MethodGet, Path: "/images/{name:.*}/history", Handler: rt.history},
 		{Method: http.MethodGet, Path: "/images/{name:.*}/json", Handler: rt.inspect},
+		{Method: http.MethodGet, Path: "/images/{name:.*}/attestations", Handler: rt.attestations},
 		{Method: http.MethodPost, Path: "/images/load", Handler: rt.load},
 		{Method: http.MethodPost, Path: "/images/create", Handler: rt.create},
 		{Method: http.MethodPost, Path: "/images/prune", Handler: rt.prune},

@@ -153,6 +153,25 @@ func (rt *Router) history(w http.ResponseWriter, r *http.Request) error {
 	return route.JSON(w, http.StatusOK, out)
 }
 
+func (rt *Router) attestations(w http.ResponseWriter, r *http.Request) error {
+	o := domain.AttestationOptions{Statement: route.Bool(r, "statement"), Types: r.Form["type"]}
+	platforms := r.Form["platform"]
+	if len(platforms) > 1 {
+		return fault.New(errdefs.ErrInvalidArgument, "multiple platform parameters are not supported")
+	}
+	for _, p := range platforms {
+		var err error
+		if o.Platform, err = decodePlatform(p); err != nil {
+			return err
+		}
+	}
+	out, err := rt.b.Attestations(r.Context(), route.Var(r, "name"), o)
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, out)
+}
+
 func (rt *Router) search(http.ResponseWriter, *http.Request) error {
 	return fault.New(errdefs.ErrNotImplemented, "docker search is not served by Holdfast: registries differ in how they search; use the registry's own page")
 }
