@@ -125,6 +125,9 @@ type Content interface {
 	Layer(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
 	// Has says whether a blob is here.
 	Has(ctx context.Context, d digest.Digest) (bool, error)
+	// Drop removes one manifest; what it alone refers to goes with the next
+	// collection. errdefs.ErrNotFound where it is not here.
+	Drop(ctx context.Context, d digest.Digest) error
 	// Blob returns a small blob. errdefs.ErrNotFound where it is not here.
 	Blob(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 }

@@ -9,13 +9,15 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/image"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"holdfast.dev/holdfast/internal/base/fault"
 )
 
 // RemoveOptions say how to remove an image.
 type RemoveOptions struct {
-	Force bool
+	Force     bool
+	Platforms []ocispec.Platform // remove these alone; none: the image
 }
 
 // Remove takes a name away and, with the last one, the image; by ID it takes
@@ -26,6 +28,9 @@ func (s *Service) Remove(ctx context.Context, ref string, o RemoveOptions) ([]im
 	r, err := s.resolve(ctx, ref)
 	if err != nil {
 		return nil, err
+	}
+	if len(o.Platforms) > 0 {
+		return s.removePlatforms(ctx, ref, r, o)
 	}
 	same, err := s.sameTarget(ctx, r.Target.Digest)
 	if err != nil {

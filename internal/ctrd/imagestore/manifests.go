@@ -39,6 +39,12 @@ func (s *Store) Has(ctx context.Context, d digest.Digest) (bool, error) {
 	return err == nil, err
 }
 
+// Drop implements image.Content.
+func (s *Store) Drop(ctx context.Context, d digest.Digest) error {
+	defer s.forget()
+	return s.d.Content.Delete(s.ns(ctx), d)
+}
+
 // Blob implements image.Content.
 func (s *Store) Blob(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
 	return s.readSmall(s.ns(ctx), d, statementLimit, "an attestation")

@@ -221,7 +221,7 @@ var endpoints = []row{
 			x.Docker("image", "inspect", "imported:1")
 		},
 	)},
-	{"GET /images/{name}/json", served, "", says("GET", "/images/busybox/json", nil, `"RootFS"`)},
+	{"GET /images/{name}/json", served, "", both(says("GET", "/images/busybox/json", nil, `"RootFS"`), inspectsPlatforms)},
 	{"GET /images/{name}/attestations", served, "", func(t *testing.T, x *ctx) {
 		x.equal("of an image without any", x.ok("GET", "/images/busybox/attestations", nil), "[]\n")
 		dir := filepath.Dir(write(t, "Dockerfile", "FROM busybox\nRUN true\n"))
@@ -246,9 +246,10 @@ var endpoints = []row{
 		x.ok("POST", "/images/busybox/tag?repo=again&tag=1", nil)
 		x.Docker("image", "inspect", "again:1")
 	}},
-	{"DELETE /images/{name}", served, "", func(t *testing.T, x *ctx) {
+	{"DELETE /images/{name}", served, "and single platforms of it", func(t *testing.T, x *ctx) {
 		x.Docker("tag", "busybox", "again:1")
 		says("DELETE", "/images/again:1", nil, `"Untagged":"again:1"`)(t, x)
+		removesPlatform(t, x)
 	}},
 	{"GET /images/search", refused, "docker search is not served by Holdfast", fails(501, "GET", "/images/search?term=x", nil)},
 	{"POST /images/prune", served, "", func(t *testing.T, x *ctx) {

@@ -37,11 +37,18 @@ func (rt *Router) remove(w http.ResponseWriter, r *http.Request) error {
 	if strings.TrimSpace(name) == "" {
 		return fault.New(errdefs.ErrInvalidArgument, "image name cannot be blank")
 	}
-	if len(r.Form["platforms"]) > 0 && route.AtLeast(r.Context(), "1.50") {
-		return fault.New(errdefs.ErrNotImplemented, "removing single platforms of an image (--platform) is not served yet")
+	o := domain.RemoveOptions{Force: route.Bool(r, "force")}
+	if route.AtLeast(r.Context(), "1.50") {
+		for _, v := range r.Form["platforms"] {
+			p, err := decodePlatform(v)
+			if err != nil {
+				return err
+			}
+			o.Platforms = append(o.Platforms, *p)
+		}
 	}
 	// noprune means nothing here: there are no untagged parents to keep.
-	out, err := rt.b.Remove(r.Context(), name, domain.RemoveOptions{Force: route.Bool(r, "force")})
+	out, err := rt.b.Remove(r.Context(), name, o)
 	if err != nil {
 		return err
 	}
