@@ -46,6 +46,15 @@ func record(u bkclient.UsageInfo) build.CacheRecord {
 	}
 }
 
+// together makes one filter of several: BuildKit removes what any filter of its
+// list matches, and a user who gives two means both.
+func together(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return []string{strings.Join(list, ",")}
+}
+
 // Prune removes cache that nothing uses and returns what went.
 func (b *Builder) Prune(ctx context.Context, o build.PruneOptions) ([]build.CacheRecord, error) {
 	if o.Nothing || !b.used() {
@@ -57,7 +66,7 @@ func (b *Builder) Prune(ctx context.Context, o build.PruneOptions) ([]build.Cach
 	}
 	defer done()
 	opts := []bkclient.PruneOption{
-		bkclient.WithFilter(o.Filters),
+		bkclient.WithFilter(together(o.Filters)),
 		bkclient.WithKeepOpt(o.UnusedIn, o.Reserved, o.MaxUsed, o.MinFree),
 	}
 	if o.All {
@@ -84,7 +93,7 @@ func (b *Builder) Prunable(ctx context.Context, o build.PruneOptions) ([]build.C
 	if o.Nothing {
 		return nil, nil
 	}
-	match, err := filters.ParseAll(o.Filters...)
+	match, err := filters.ParseAll(together(o.Filters)...)
 	if err != nil {
 		return nil, fault.New(errdefs.ErrInvalidArgument, "%s", err)
 	}
