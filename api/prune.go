@@ -18,6 +18,8 @@ const (
 type PruneRequest struct {
 	Steps  []PruneStep `json:"steps"`
 	DryRun bool        `json:"dryRun,omitempty"`
+	// Only, if not empty, are the Refs of what may go of that; all else stays.
+	Only []string `json:"only,omitempty"`
 }
 
 // PruneStep is one kind with the filters of Docker's endpoint for it.
@@ -48,3 +50,9 @@ type PruneItem struct {
 	// Removed is false in a plan, and for what was used or changed since.
 	Removed bool `json:"removed"`
 }
+
+// Ref names the item in a PruneRequest's Only.
+func (i PruneItem) Ref() string { return PruneRef(i.Kind, i.ID, i.Name) }
+
+// PruneRef is the Ref of an item. An image has one for each of its names.
+func PruneRef(kind, id, name string) string { return kind + "/" + id + "/" + name }

@@ -85,7 +85,7 @@ func newCompose(dockerCli command.Cli) *cobra.Command {
 
 // addOwn adds what Holdfast has beyond docker's commands.
 func (r *root) addOwn() {
-	r.cmd.AddCommand(newStorage(r.cli))
+	r.cmd.AddCommand(newStorage(r.cli), newDashboard(r.cli))
 	for _, c := range r.cmd.Commands() {
 		if _, ok := pruneGroups[c.Name()]; ok {
 			extendPrune(sub(c, "prune"), r.cli, c.Name())

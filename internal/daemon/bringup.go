@@ -22,6 +22,7 @@ import (
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
 	"holdfast.dev/holdfast/internal/daemon/config"
+	"holdfast.dev/holdfast/internal/dash"
 	"holdfast.dev/holdfast/internal/event"
 	"holdfast.dev/holdfast/internal/httpapi"
 	"holdfast.dev/holdfast/internal/image"
@@ -71,11 +72,15 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 			return err
 		}
 	}
+	pages, err := dash.New(dashboard{storageBackend{d}}, d.clock, d.log)
+	if err != nil {
+		return err
+	}
 	d.server = httpapi.New(httpapi.Options{
 		Log:     d.log,
 		Clock:   d.clock,
 		Version: d.version.Version,
-		Routers: d.routers(),
+		Routers: append(d.routers(), dashboardRoutes{pages}),
 	})
 	return nil
 }

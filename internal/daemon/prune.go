@@ -68,17 +68,21 @@ func (d *Daemon) planPrune(ctx context.Context, r api.PruneRequest) (*prunePlan,
 		switch s.Kind {
 		case api.PruneContainers:
 			p.containers, err = d.containers.Prunable(s.Filters)
+			p.containers = chosen(r.Only, p.containers, func(c container.Prunable) string { return api.PruneRef(s.Kind, c.ID, c.Name) })
 			for _, c := range p.containers {
 				goes[c.ID] = true
 			}
 		case api.PruneNetworks:
 			p.networks, err = d.networks.Prunable(s.Filters)
+			p.networks = chosen(r.Only, p.networks, func(n network.Prunable) string { return api.PruneRef(s.Kind, n.ID, n.Name) })
 		case api.PruneVolumes:
 			p.volumes, err = d.volumes.Prunable(s.Filters, gone)
+			p.volumes = chosen(r.Only, p.volumes, func(v volume.Prunable) string { return api.PruneRef(s.Kind, v.Name, v.Name) })
 		case api.PruneImages:
 			p.images, err = d.images.Prunable(ctx, s.Filters, gone)
+			p.images = chosenNames(r.Only, p.images)
 		case api.PruneCache:
-			err = d.planCache(ctx, s, p)
+			err = d.planCache(ctx, s, r.Only, p)
 		}
 		if err != nil {
 			return nil, err
@@ -87,7 +91,29 @@ func (d *Daemon) planPrune(ctx context.Context, r api.PruneRequest) (*prunePlan,
 	return p, d.weigh(ctx, r, p)
 }
 
-func (d *Daemon) planCache(ctx context.Context, s api.PruneStep, p *prunePlan) error {
+// chosen are those of a plan's items that a request is about.
+func chosen[T any](only []string, items []T, ref func(T) string) []T {
+	if len(only) == 0 {
+		return items
+	}
+	return slices.DeleteFunc(items, func(i T) bool { return !slices.Contains(only, ref(i)) })
+}
+
+// chosenNames is chosen for names of images: one of which a name stays does not go.
+func chosenNames(only []string, plan []image.Prunable) []image.Prunable {
+	stays := map[string]bool{}
+	out := slices.DeleteFunc(slices.Clone(plan), func(i image.Prunable) bool {
+		out := len(only) > 0 && !slices.Contains(only, api.PruneRef(api.PruneImages, i.ID, i.Name))
+		stays[i.ID] = stays[i.ID] || out
+		return out
+	})
+	for k := range out {
+		out[k].Last = out[k].Last && !stays[out[k].ID]
+	}
+	return out
+}
+
+func (d *Daemon) planCache(ctx context.Context, s api.PruneStep, only []string, p *prunePlan) error {
 	o, err := cacheOptions(s)
 	if err != nil {
 		return err
@@ -95,6 +121,7 @@ func (d *Daemon) planCache(ctx context.Context, s api.PruneStep, p *prunePlan) e
 	if p.cache, err = d.builder.Prunable(ctx, o); err != nil {
 		return err
 	}
+	p.cache = chosen(only, p.cache, func(c build.CacheRecord) string { return api.PruneRef(s.Kind, c.ID, c.Description) })
 	all, err := d.builder.Records(ctx)
 	p.keepsCache = len(all) > len(p.cache)
 	return err

@@ -34,12 +34,13 @@ type Ledger struct {
 	changes uint64
 	unsaved map[Key]bool // entries that differ from the records; those that are gone included
 	purse   purse
+	told    chan struct{} // closed, and made anew, when something was measured
 }
 
 // New reads the ledger.
 func New(d Deps) (*Ledger, error) {
 	l := &Ledger{
-		d: d, entries: map[Key]*Entry{}, changed: map[Key]uint64{}, unsaved: map[Key]bool{},
+		d: d, entries: map[Key]*Entry{}, changed: map[Key]uint64{}, unsaved: map[Key]bool{}, told: make(chan struct{}),
 	}
 	all, err := d.Records.All()
 	if err != nil { // sizes can be measured again: no reason not to start
@@ -191,7 +192,16 @@ func (l *Ledger) keep(e *Entry, s Subject, c uint64) Told {
 	if l.changed[e.Key] == c {
 		delete(l.changed, e.Key)
 	}
+	close(l.told)
+	l.told = make(chan struct{})
 	return told(e, look(e, s, l.changed[e.Key] > 0))
+}
+
+// Measured is closed when something is measured after the call.
+func (l *Ledger) Measured() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.told
 }
 
 // Fresh measures everything that may have changed since it was measured, or,

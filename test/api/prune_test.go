@@ -423,3 +423,52 @@ func TestStorageTopAndExplain(t *testing.T) {
 	}
 	contains(t, "unknown", d.Run("", "holdfast", "storage", "explain", "nobody").Err, "no container, volume or image nobody")
 }
+
+// A request may be about some items of a plan; all else stays.
+func TestPruneOnlyWhatIsChosen(t *testing.T) {
+	notOnTwin(t, "it has no plans")
+	d := own(t, testkit.Options{})
+	layer := testkit.Layer{"f": {Body: noise(1 << 20)}}.Tar()
+	d.Load(testkit.ImageSpec{Ref: "app:1", Layers: [][]byte{layer}})
+	d.Docker("tag", "app:1", "app:2")
+	for _, name := range []string{"one", "two"} {
+		d.Docker("create", "--name", name, "busybox", "true")
+		d.Docker("volume", "create", name)
+	}
+	prune := func(dry bool, only ...string) (r api.PruneReport) {
+		t.Helper()
+		code, body := d.API("POST", api.PathPrune, api.PruneRequest{
+			Steps:  []api.PruneStep{{Kind: api.PruneContainers}, {Kind: api.PruneImages, Filters: map[string][]string{"dangling": {"false"}}}, {Kind: api.PruneVolumes, Filters: map[string][]string{"all": {"true"}}}},
+			DryRun: dry, Only: only,
+		})
+		if code != 200 {
+			t.Fatalf("%d %s", code, body)
+		}
+		decode(t, body, &r)
+		return r
+	}
+	refs := map[string]string{}
+	for _, i := range prune(true).Items {
+		refs[i.Kind+" "+i.Name] = i.Ref()
+	}
+	r := prune(false, refs["container one"], refs["volume two"], refs["image app:1"])
+	equal(t, "removed", named(r), "container one, image app:1, volume two")
+	for _, i := range r.Items {
+		if !i.Removed {
+			t.Errorf("%s %s stays", i.Kind, i.Name)
+		}
+		if i.Kind == api.PruneImages && i.Frees != 0 {
+			t.Errorf("a name of an image that keeps another frees %d bytes", i.Frees)
+		}
+	}
+	equal(t, "containers left", d.Docker("ps", "-a", "--format", "{{.Names}}"), "two")
+	equal(t, "volumes left", d.Docker("volume", "ls", "-q"), "one")
+	equal(t, "names left", d.Docker("images", "--format", "{{.Tag}}", "app"), "2")
+	// The last name takes the image along.
+	if r := prune(false, refs["image app:2"]); len(r.Items) != 1 || !r.Items[0].Removed || r.Items[0].Frees < 1<<20 {
+		t.Errorf("%+v", r)
+	}
+	if r := prune(false, "container/none/such"); len(r.Items) != 0 {
+		t.Errorf("%+v", r)
+	}
+}

@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"holdfast.dev/holdfast/internal/testkit"
+)
+
+// dashboard runs `holdfast dashboard` and returns the address it prints.
+func dashboard(t *testing.T, d *testkit.Daemon) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := d.Command(ctx, "holdfast", "dashboard")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait() // it was killed
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("holdfast dashboard printed %q: %v", line, err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// TestDashboard looks at the storage page as a person does: what takes the space,
+// on a desk and on a phone; it removes what is chosen, without scripts and without
+// a mouse; and with scripts it follows what happens.
+func TestDashboard(t *testing.T) {
+	d := testkit.New(t)
+	d.Image("busybox")
+	d.Docker("run", "--name", "ended", "-v", "kept:/d", "busybox", "sh", "-c", "head -c 3000000 /dev/zero > /d/file; head -c 1000000 /dev/zero > /file")
+	d.Docker("run", "-d", "--name", "busy", "busybox", "sleep", "1000")
+	page := dashboard(t, d)
+	ctx := browser(t)
+
+	do(t, ctx, "open the page", chromedp.Steps(chromedp.Navigate(page), chromedp.WaitVisible(chromedp.CSS("svg .volumes .tile"))))
+	if at := do(t, ctx, "read the address", chromedp.Evaluate[string]("location.href")); strings.Contains(at, "token") {
+		t.Errorf("the token stays in the address: %s", at)
+	}
+	for _, size := range []struct {
+		name          string
+		width, height int64
+		phone         bool
+	}{{"desk", 1280, 900, false}, {"phone", 390, 844, true}} {
+		screenshot(t, ctx, "dashboard-"+size.name, size.width, size.height, size.phone)
+	}
+
+	// Live: a volume that is made while the page is open shows up.
+	d.Docker("run", "--rm", "-v", "fresh:/d", "busybox", "sh", "-c", "head -c 2000000 /dev/zero > /d/file")
+	d.Eventually(settle, "the page shows the new volume", func() (bool, string) {
+		text := do(t, ctx, "read the page", chromedp.Text(chromedp.CSS("main")))
+		return strings.Contains(text, "fresh"), text
+	})
+
+	// Without scripts, by the keyboard alone: only what is chosen goes.
+	ref := do(t, ctx, "find the container in the plan", chromedp.Evaluate[string](
+		`[...document.querySelectorAll("input[name=item]")].find(i => i.value.startsWith("container/") && i.value.endsWith("/ended")).id`))
+	do(t, ctx, "remove it", chromedp.Steps(
+		withoutScripts,
+		chromedp.Focus(chromedp.CSS("#"+ref)),
+		chromedp.SendKeys(chromedp.CSS("#"+ref), " "),
+		chromedp.Submit(chromedp.CSS("form")),
+		chromedp.WaitVisible(chromedp.CSS(".done")),
+	))
+	if note := do(t, ctx, "read what was done", chromedp.Text(chromedp.CSS(".done"))); !strings.HasPrefix(note, "Removed 1") {
+		t.Errorf("the page says %q", note)
+	}
+	if got := d.Docker("ps", "-a", "--format", "{{.Names}}"); got != "busy" {
+		t.Errorf("containers now: %q", got)
+	}
+	if got := d.Docker("volume", "ls", "-q"); got != "fresh\nkept" {
+		t.Errorf("volumes now: %q", got)
+	}
+}
