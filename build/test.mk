@@ -10,7 +10,7 @@ DURATION ?= 10m
 $(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && $(GO) build -o ../../$(GOLANGCI) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-.PHONY: check fix test test-unit test-api test-cluster test-e2e test-chaos fuzz fuzz-short compat golden-update bench
+.PHONY: check fix test test-unit test-api test-race test-cluster test-e2e test-chaos fuzz fuzz-short compat golden-update bench
 
 check: $(GOLANGCI) ## lint, import rules, package comments
 	$(GOLANGCI) run ./...
@@ -33,6 +33,13 @@ test-api: build ## tests against one daemon (root)
 
 test-cluster: build ## swarms of several daemons on this machine (root)
 	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' cluster
+
+# BuildKit's own races do not fail it (hfdev races); a report ends no daemon.
+test-race: build ## the tests of test-api against a daemon built with the race detector (root, gcc)
+	@rm -rf bin/race && mkdir -p bin/race && ln -s $(addprefix ../,$(filter-out holdfastd race compat,$(notdir $(wildcard bin/*)))) bin/race/
+	CGO_ENABLED=1 $(GO) build -race -o bin/race/holdfastd ./cmd/holdfastd
+	HF_BIN=$(CURDIR)/bin/race GORACE="exitcode=0 log_path=$(CURDIR)/bin/race/report" $(GO) test -count=1 -timeout 30m -run '$(FOCUS)' ./test/api
+	$(GO) run ./cmd/hfdev races 'bin/race/report.*'
 
 test-e2e: build ## the store in a browser (root)
 	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' e2e

@@ -20,6 +20,7 @@ const usage = `usage:
   hfdev logs NODE [-f]                             a node's daemon log
   hfdev kill | stop | start NODE                   a node's daemon: kill -9, SIGTERM, start again
   hfdev partition | heal NODE                      cut a node off the others, join it again
+  hfdev races FILE...                              sort the race detector's reports; ours fail
   hfdev twin -in DIR -write FILE                   the table of test/compat on both engines
   hfdev bench [-quick] [-write FILE]               measure against docker and podman
 `
@@ -37,6 +38,8 @@ func main() {
 		err = runTests(ctx, os.Args[2:])
 	case "fuzz":
 		err = runFuzz(ctx, os.Args[2:])
+	case "races":
+		err = runRaces(os.Args[2:])
 	case "twin":
 		err = runTwin(os.Args[2:])
 	case "bench":
