@@ -36,5 +36,7 @@ deps-test: deps-build
 DOCKERODE := test/compat/dockerode
 deps-compat:
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "installing nodejs npm"; apt-get update -qq; $(APT) nodejs npm >/dev/null; }
+	@[ -x /usr/lib/postgresql/15/bin/postgres ] || { echo "installing postgresql-15 for its programs, without a server"; apt-get update -qq; \
+		mkdir -p /etc/postgresql-common/createcluster.d && echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.d/none.conf; $(APT) postgresql-15 >/dev/null; }
 	@[ $(DOCKERODE)/node_modules/.package-lock.json -nt $(DOCKERODE)/package-lock.json ] || { echo "installing dockerode"; \
 		cd $(DOCKERODE) && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --silent; }

@@ -2,7 +2,10 @@ module holdfast.dev/holdfast/test/compat/testcontainers
 
 go 1.26.8
 
-require github.com/testcontainers/testcontainers-go v0.45.0
+require (
+	github.com/testcontainers/testcontainers-go v0.45.0
+	github.com/testcontainers/testcontainers-go/modules/postgres v0.45.0
+)
 
 require (
 	dario.cat/mergo v1.0.2 // indirect

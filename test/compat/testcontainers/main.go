@@ -7,12 +7,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/exec"
+	"github.com/testcontainers/testcontainers-go/modules/postgres"
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
@@ -26,7 +30,11 @@ func main() {
 		}
 		return
 	}
-	if err := run(ctx); err != nil {
+	do := run
+	if len(os.Args) > 1 && os.Args[1] == "postgres" {
+		do = withPostgres
+	}
+	if err := do(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -48,6 +56,65 @@ func abandon(ctx context.Context) error {
 		return fmt.Errorf("state: %+v %w", state, err)
 	}
 	fmt.Println("abandoned", c.GetContainerID())
+	return nil
+}
+
+// withPostgres uses the module for Postgres: a script at the first start, a
+// connection from outside, and a snapshot that is restored.
+func withPostgres(ctx context.Context) (err error) {
+	script := filepath.Join(os.TempDir(), fmt.Sprintf("init-%d.sql", os.Getpid()))
+	if err := os.WriteFile(script, []byte("create table t (v int); insert into t values (1);"), 0o644); err != nil {
+		return err
+	}
+	defer os.Remove(script)
+	c, err := postgres.Run(ctx, "postgres:15", postgres.WithDatabase("shop"), postgres.WithUsername("keeper"), postgres.WithPassword("s3cret"),
+		postgres.WithInitScripts(script), postgres.BasicWaitStrategies())
+	if c != nil {
+		defer func() {
+			if terr := c.Terminate(context.WithoutCancel(ctx)); err == nil {
+				err = terr
+			}
+		}()
+	}
+	if err != nil {
+		return err
+	}
+	psql := func(sql string) (string, error) {
+		code, out, err := c.Exec(ctx, []string{"psql", "-U", "keeper", "-d", "shop", "-Atc", sql}, exec.Multiplexed())
+		if err != nil {
+			return "", err
+		}
+		b, err := io.ReadAll(out)
+		if err == nil && code != 0 {
+			err = fmt.Errorf("psql: %d %s", code, b)
+		}
+		return strings.TrimSpace(string(b)), err
+	}
+	at, err := c.ConnectionString(ctx, "sslmode=disable")
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(at)
+	if err != nil {
+		return err
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return fmt.Errorf("published port: %w", err)
+	}
+	conn.Close()
+	if err := c.Snapshot(ctx); err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	if _, err := psql("insert into t values (2)"); err != nil {
+		return err
+	}
+	if err := c.Restore(ctx); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if sum, err := psql("select sum(v) from t"); err != nil || sum != "1" {
+		return fmt.Errorf("after the restore: %q %w", sum, err)
+	}
 	return nil
 }
 
