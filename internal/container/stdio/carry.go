@@ -24,7 +24,8 @@ import (
 // bytes of the pipe are logged but not yet taken out of it, in one word: it is
 // changed by one store. A slot is written only while the other one counts.
 type carry struct {
-	mem []byte
+	mem  []byte
+	next uint64 // the head that was prepared
 }
 
 const (
@@ -68,7 +69,7 @@ func openCarry(path string, fresh bool) (*carry, error) {
 	if err := unix.Fallocate(int(f.Fd()), 0, 0, carrySize); err != nil && !errors.Is(err, unix.EOPNOTSUPP) { //nolint:gosec // file descriptors are small
 		return nil, errors.Join(fmt.Errorf("make room for output state: %w", err), unix.Munmap(mem))
 	}
-	return &carry{mem}, nil
+	return &carry{mem: mem}, nil
 }
 
 func (c *carry) close() {
@@ -85,11 +86,19 @@ func (c *carry) slot(i uint64) []byte {
 	return c.mem[from : from+carrySlot]
 }
 
-// logged notes, after p was logged, what s holds of the line that goes on; p is
-// still in the pipe.
-func (c *carry) logged(s *splitter, p []byte) {
+// prepare writes down, before p is logged, what s holds of the line that goes on
+// after it. It counts from logged on. A daemon killed between the log's write and
+// logged has p logged twice: that must be an instant, with no work in it.
+func (c *carry) prepare(s *splitter, p []byte) {
 	if c != nil {
-		c.store(s, uint64(len(p)), crc32.ChecksumIEEE(p))
+		c.next = c.fill(s, uint64(len(p)), crc32.ChecksumIEEE(p))
+	}
+}
+
+// logged notes that what was prepared is logged; it is still in the pipe.
+func (c *carry) logged() {
+	if c != nil {
+		c.head().Store(c.next)
 	}
 }
 
@@ -97,11 +106,12 @@ func (c *carry) logged(s *splitter, p []byte) {
 func (c *carry) flushed(s *splitter) {
 	if c != nil {
 		head := c.head().Load()
-		c.store(s, head>>takenShift, binary.LittleEndian.Uint32(c.slot(head)[slotSum:]))
+		c.head().Store(c.fill(s, head>>takenShift, binary.LittleEndian.Uint32(c.slot(head)[slotSum:])))
 	}
 }
 
-func (c *carry) store(s *splitter, pending uint64, sum uint32) {
+// fill writes the slot that does not count and returns the head that makes it count.
+func (c *carry) fill(s *splitter, pending uint64, sum uint32) (head uint64) {
 	next := c.head().Load()&slotMask ^ 1
 	b := c.slot(next)
 	binary.LittleEndian.PutUint32(b[slotLen:], uint32(len(s.rest))) //nolint:gosec // less than maxLine
@@ -113,7 +123,7 @@ func (c *carry) store(s *splitter, pending uint64, sum uint32) {
 	binary.LittleEndian.PutUint32(b[slotSum:], sum)
 	binary.LittleEndian.PutUint64(b[slotSince:], uint64(s.since.UnixNano())) //nolint:gosec // read back the same way
 	copy(b[slotHead:], s.rest)
-	c.head().Store(next | pending<<takenShift)
+	return next | pending<<takenShift
 }
 
 // taken notes that the pipe holds nothing any more that is logged.

@@ -27,7 +27,7 @@ func fifo(t *testing.T, path string) *os.File {
 // of handling a piece of output, by leaving its state as it is there.
 func TestNextDaemonGoesOnWhereTheLastWasKilled(t *testing.T) {
 	const text = "first line\nsecond li"
-	for _, step := range []string{"unread", "read", "logged", "taken out", "done", "closed"} {
+	for _, step := range []string{"unread", "read", "prepared", "logged", "taken out", "done", "closed"} {
 		t.Run(step, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "out")
@@ -77,10 +77,15 @@ func TestNextDaemonGoesOnWhereTheLastWasKilled(t *testing.T) {
 				if err := at("read"); err != nil {
 					return err
 				}
-				if err := logs.LogAll(log, lines.split(p, time.Now())); err != nil {
+				ms := lines.split(p, time.Now())
+				c.prepare(&lines, p)
+				if err := at("prepared"); err != nil {
 					return err
 				}
-				c.logged(&lines, p)
+				if err := logs.LogAll(log, ms); err != nil {
+					return err
+				}
+				c.logged()
 				if err := at("logged"); err != nil {
 					return err
 				}
@@ -152,7 +157,8 @@ func TestRestsOfAllSizes(t *testing.T) {
 			t.Fatal(err)
 		}
 		in := splitter{rest: bytes.Repeat([]byte("x"), n), inside: n%2 == 1, since: time.Unix(7, int64(n))}
-		c.logged(&in, []byte("piece"))
+		c.prepare(&in, []byte("piece"))
+		c.logged()
 		c.close()
 		if c, err = openCarry(path, false); err != nil {
 			t.Fatal(err)

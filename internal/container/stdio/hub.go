@@ -177,7 +177,6 @@ func (h *Hub) copyOutput(name string, r io.Reader) {
 		p, err := src.next()
 		if len(p) > 0 {
 			w.write(p)
-			w.carry.logged(&w.lines, p)
 			h.broadcast(name, p)
 			if err = src.done(); err == nil {
 				w.carry.taken()

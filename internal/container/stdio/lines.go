@@ -78,9 +78,13 @@ type logWriter struct {
 }
 
 func (w *logWriter) write(p []byte) {
+	var ms []logs.Message
 	if w.hub.cfg.Log != nil {
-		w.log(w.lines.split(p, w.hub.cfg.Clock.Now()))
+		ms = w.lines.split(p, w.hub.cfg.Clock.Now())
 	}
+	w.carry.prepare(&w.lines, p)
+	w.log(ms)
+	w.carry.logged()
 }
 
 func (w *logWriter) finish() {
