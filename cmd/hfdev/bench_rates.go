@@ -150,7 +150,7 @@ func (b *bench) settledPSS(d *testkit.Daemon) float64 {
 		if still++; sum-last > last/100 || last-sum > last/100 {
 			still = 0
 		}
-		return still > 50, fmt.Sprintf("%.0f bytes", sum)
+		return still > 200, fmt.Sprintf("%.0f bytes", sum)
 	})
 	return sum
 }
