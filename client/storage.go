@@ -62,3 +62,17 @@ func (c *Client) StorageExplain(ctx context.Context, what string) (api.StorageEx
 	err := c.call(ctx, http.MethodGet, api.PathStorageExplain+"?what="+url.QueryEscape(what), nil, &out)
 	return out, err
 }
+
+// StorageHost compares what the daemon tells with what is on its disk. It walks.
+func (c *Client) StorageHost(ctx context.Context) (api.HostReport, error) {
+	var out api.HostReport
+	err := c.call(ctx, http.MethodGet, api.PathStorageHost, nil, &out)
+	return out, err
+}
+
+// StorageRepair removes what belongs to nobody, or says what it would.
+func (c *Client) StorageRepair(ctx context.Context, dryRun bool) ([]api.HostOrphan, error) {
+	var out []api.HostOrphan
+	err := c.call(ctx, http.MethodPost, api.PathStorageRepair, api.RepairRequest{DryRun: dryRun}, &out)
+	return out, err
+}

@@ -27,7 +27,7 @@ func newStorage(dockerCli command.Cli) *cobra.Command {
 		Args:  dockercli.NoArgs,
 		RunE:  command.ShowHelp(dockerCli.Err()),
 	}
-	cmd.AddCommand(newStoragePolicy(dockerCli), newStorageLog(dockerCli), newStorageTop(dockerCli), newStorageExplain(dockerCli))
+	cmd.AddCommand(newStoragePolicy(dockerCli), newStorageLog(dockerCli), newStorageTop(dockerCli), newStorageExplain(dockerCli), newStorageRepair(dockerCli))
 	return cmd
 }
 
@@ -227,4 +227,69 @@ func newStorageExplain(dockerCli command.Cli) *cobra.Command {
 		return run(cmd, args)
 	}
 	return cmd
+}
+
+func newStorageRepair(dockerCli command.Cli) *cobra.Command {
+	var dryRun bool
+	cmd := storageCommand(dockerCli, "repair", "Remove what is on the disk and belongs to nobody",
+		func(ctx context.Context, hf *client.Client) ([]api.HostOrphan, error) {
+			return hf.StorageRepair(ctx, dryRun)
+		},
+		func(dockerCli command.Cli, all []api.HostOrphan) error {
+			if len(all) == 0 {
+				fmt.Fprintln(dockerCli.Out(), "Everything on the disk belongs to something.")
+				return nil
+			}
+			return printOrphans(dockerCli, all)
+		})
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "Show what would be removed; remove nothing")
+	return cmd
+}
+
+func printOrphans(dockerCli command.Cli, all []api.HostOrphan) error {
+	w := tabwriter.NewWriter(dockerCli.Out(), 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "ORPHAN\tSIZE\tREPAIR\tWHY")
+	for _, o := range all {
+		what := "by hand"
+		switch {
+		case o.Removed:
+			what = "removed"
+		case o.Repairable:
+			what = "removes it"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", o.Path, human(o.Bytes), what, o.Why)
+	}
+	return w.Flush()
+}
+
+func printHost(dockerCli command.Cli, r api.HostReport) error {
+	out := dockerCli.Out()
+	fmt.Fprintf(out, "%s: %s on a disk of %s, of which %s are used, %s by others\n\n",
+		r.Root, human(r.Walked), human(r.Disk.Total), human(r.Disk.Used), human(max(0, r.Disk.Used-r.Walked)))
+	w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "PART\tON DISK\tIN THE LEDGER\tDIFFERENCE\t")
+	for _, p := range r.Parts {
+		told, diff := "-", "-"
+		if p.Told >= 0 {
+			d := p.Walked - p.Told
+			told, diff = human(p.Told), grew(&d)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, human(p.Walked), told, diff, p.Note)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(r.Orphans) > 0 {
+		fmt.Fprintln(out)
+		if err := printOrphans(dockerCli, r.Orphans); err != nil {
+			return err
+		}
+	}
+	if len(r.DeletedOpen) > 0 {
+		fmt.Fprintln(w, "\nDELETED, BUT OPEN\tSIZE\tPROCESS\tCONTAINER")
+		for _, f := range r.DeletedOpen {
+			fmt.Fprintf(w, "%s\t%s\t%s (%d)\t%s\n", f.Path, human(f.Bytes), f.Command, f.Pid, f.Container)
+		}
+	}
+	return w.Flush()
 }

@@ -27,14 +27,25 @@ func sub(c *cobra.Command, name string) *cobra.Command {
 	panic("docker/cli no longer has " + c.Name() + " " + name)
 }
 
-// extendDF gives `system df` the flag --fresh and tells how old sizes are.
+// extendDF gives `system df` the flags --fresh and --host and tells how old sizes are.
 func extendDF(cmd *cobra.Command, dockerCli command.Cli) {
-	var fresh bool
+	var fresh, host bool
+	cmd.Flags().BoolVar(&host, "host", false, "Compare with what is on the disk, and name every difference; it walks everything")
 	cmd.Flags().BoolVar(&fresh, "fresh", false, "Measure everything first; it may take long")
 	docker := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		hf := client.New(dockerCli.Client().Dialer())
 		defer hf.Close()
+		if host {
+			r, err := hf.StorageHost(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if f := cmd.Flags().Lookup("format"); f.Changed && f.Value.String() == "json" {
+				return printJSON(dockerCli, r)
+			}
+			return printHost(dockerCli, r)
+		}
 		if fresh {
 			if _, err := hf.Usage(cmd.Context(), true); err != nil {
 				return err

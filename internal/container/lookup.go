@@ -154,6 +154,21 @@ type LayerState struct {
 	Stamp string // differs between runs
 }
 
+// Known says whether the ID is a container's, or of one that is being made.
+func (s *Service) Known(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.byID[id]; ok {
+		return true
+	}
+	for _, holder := range s.byName {
+		if holder == id {
+			return true
+		}
+	}
+	return false
+}
+
 // LayerStates tells of all containers.
 func (s *Service) LayerStates() []LayerState {
 	all := s.all()

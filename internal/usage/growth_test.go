@@ -11,6 +11,7 @@ type fakeSamples struct{ all []*Sample }
 
 func (f *fakeSamples) Put(_ string, s *Sample) error { f.all = append(f.all, s); return nil }
 func (f *fakeSamples) All() ([]*Sample, error)       { return append([]*Sample(nil), f.all...), nil }
+
 func (f *fakeSamples) Delete(id string) error {
 	for i, s := range f.all {
 		if s.ID == id {

@@ -77,7 +77,7 @@ func (m *Mark) UnmarshalJSON(b []byte) error {
 	}
 	if p, ok := strings.CutSuffix(s, "%"); ok {
 		v, err := strconv.ParseFloat(p, 64)
-		if err != nil || !(v > 0 && v <= 100) { //nolint:staticcheck // a NaN is neither
+		if err != nil || !(v > 0 && v <= 100) {
 			return fmt.Errorf("invalid water mark %q: want more than 0%% and at most 100%%", s)
 		}
 		*m = Mark{Percent: v}

@@ -472,3 +472,41 @@ func TestPruneOnlyWhatIsChosen(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+func TestHostTruth(t *testing.T) {
+	notOnTwin(t, "it does not look")
+	d := own(t, testkit.Options{})
+	up(d, "--name", "holds", "-v", "data:/data", "busybox", "sh", "-c",
+		"head -c 2000000 /dev/urandom > /data/gone; exec 3< /data/gone; rm /data/gone; head -c 1000000 /dev/urandom > /layer; exec 4< /layer; rm /layer; echo done; exec sleep 600")
+	waitLog(d, "holds", "done")
+	orphan := d.Path(d.Root() + "/containers/" + strings.Repeat("ab", 32))
+	mine := d.Path(d.Root() + "/volumes/nobodys/_data")
+	for _, dir := range []string{orphan, mine} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+"/f", []byte(noise(100_000)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := d.Holdfast("system", "df", "--host")
+	for _, want := range []string{"IN THE LEDGER", "containerd", "volumes", strings.Repeat("ab", 32), "of a container that is no more", "nobodys", "belongs to no volume", "DELETED, BUT OPEN", "/data/gone", "/layer", "holds"} {
+		contains(t, "host", text, want)
+	}
+	contains(t, "dry run", d.Holdfast("storage", "repair", "--dry-run"), "removes it")
+	if _, err := os.Stat(orphan); err != nil {
+		t.Error(err)
+	}
+	contains(t, "repair", d.Holdfast("storage", "repair"), "removed")
+	if _, err := os.Stat(orphan); !os.IsNotExist(err) {
+		t.Errorf("still there: %v", err)
+	}
+	if _, err := os.Stat(mine + "/f"); err != nil {
+		t.Errorf("data of nobody's went: %v", err)
+	}
+	contains(t, "the container", d.Docker("exec", "holds", "echo", "fine"), "fine")
+	if err := os.RemoveAll(d.Path(d.Root() + "/volumes/nobodys")); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, "nothing left", d.Holdfast("storage", "repair"), "belongs to something")
+}

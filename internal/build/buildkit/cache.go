@@ -112,7 +112,7 @@ func prunable(all []build.CacheRecord, o build.PruneOptions, match filters.Filte
 	for _, r := range all {
 		own := r.Type == string(bkclient.UsageRecordTypeInternal) || r.Type == string(bkclient.UsageRecordTypeFrontend)
 		recent := o.UnusedIn != 0 && r.LastUsedAt != nil && r.LastUsedAt.After(now.Add(-o.UnusedIn))
-		goes[r.ID] = !r.InUse && (o.All || !own && !r.OfImage) && !(limited && r.Shared) && !recent && match.Match(recordFields(r))
+		goes[r.ID] = !r.InUse && (o.All || !own && !r.OfImage) && (!limited || !r.Shared) && !recent && match.Match(recordFields(r))
 	}
 	for changed := true; changed; {
 		changed = false

@@ -25,6 +25,9 @@ type Backend interface {
 	Log(ctx context.Context) ([]api.StorageRun, error)
 	// Top tells who grew over the span, most first.
 	Top(ctx context.Context, span time.Duration) ([]api.StorageGrowth, error)
+	// Host compares with the disk; Repair removes what belongs to nobody.
+	Host(ctx context.Context) (api.HostReport, error)
+	Repair(ctx context.Context, dryRun bool) ([]api.HostOrphan, error)
 	// Explain tells what an absolute path, container, volume or image takes.
 	Explain(ctx context.Context, what string) (api.StorageExplanation, error)
 }
@@ -45,6 +48,8 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodGet, Path: api.PathStorageLog, Handler: rt.log},
 		{Method: http.MethodGet, Path: api.PathStorageTop, Handler: rt.top},
 		{Method: http.MethodGet, Path: api.PathStorageExplain, Handler: rt.explain},
+		{Method: http.MethodGet, Path: api.PathStorageHost, Handler: rt.host},
+		{Method: http.MethodPost, Path: api.PathStorageRepair, Handler: rt.repair},
 	}
 }
 
