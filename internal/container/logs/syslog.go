@@ -184,7 +184,7 @@ func (s *syslogSender) send(m Message) error {
 }
 
 func (s *syslogSender) write(b []byte) error {
-	if err := s.conn.SetWriteDeadline(time.Now().Add(syslogWrite)); err != nil { //nolint:forbidigo // a deadline of the kernel's
+	if err := s.conn.SetWriteDeadline(time.Now().Add(syslogWrite)); err != nil {
 		return err
 	}
 	_, err := s.conn.Write(b)

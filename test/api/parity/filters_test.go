@@ -70,10 +70,6 @@ func built(x *ctx) {
 	x.ok("POST", "/build?t=younger:1", testkit.Layer{"Dockerfile": {Body: "FROM busybox\nCOPY Dockerfile /\n"}}.Tar())
 }
 
-func prunes(path string, setup func(x *ctx), yes, no string, kv ...string) check {
-	return keeps("POST", path, setup, yes, no, kv...)
-}
-
 func stoppedTwo(x *ctx) {
 	x.Docker("create", "--name", "yes", "--label", "mine=v", "busybox")
 	x.Docker("create", "--name", "no", "--label", "other=v", "busybox")
