@@ -35,6 +35,7 @@ import (
 	"holdfast.dev/holdfast/internal/volume"
 	"holdfast.dev/holdfast/internal/volume/btrfs"
 	"holdfast.dev/holdfast/internal/volume/local"
+	"holdfast.dev/holdfast/internal/volume/plugin"
 	"holdfast.dev/holdfast/internal/volume/populate"
 )
 
@@ -152,6 +153,13 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	d.plugins, err = plugin.New(plugin.Config{
+		Dirs: d.cfg.PluginDirs, State: filepath.Join(d.cfg.Root, "volume-plugins.json"),
+		Keep: []string{d.cfg.Root, d.cfg.ExecRoot}, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
 	d.volumes, err = volume.New(ctx, volume.Deps{
 		Clock:     d.clock,
 		Random:    rand.Reader,
@@ -162,6 +170,7 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 		Drivers:   []volume.Driver{driver, btrfs.New(d.pools)},
 		Default:   d.cfg.DefaultVolumeDriver,
 		Trash:     volume.TrashPolicy{Keep: time.Duration(d.cfg.VolumeTrashDays) * 24 * time.Hour, MinFree: d.cfg.VolumeTrashMinFree},
+		Plugins:   d.plugins,
 		Size:      d.volumeSize,
 	})
 	return err
@@ -265,6 +274,10 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 	}
 	d.volumes.Settle(ctx)
 	d.supervise(ctx, "trash of volumes", d.volumes.Run)
+	d.supervise(ctx, "volume plugins", func(ctx context.Context) error {
+		d.volumes.SettlePlugins(ctx)
+		return d.plugins.Run(ctx, lookForPlugins)
+	})
 	if err := d.networks.Sweep(ctx, d.containers.RunningIDs()); err != nil {
 		return fmt.Errorf("remove leftovers of networks: %w", err)
 	}
@@ -278,6 +291,10 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 	d.supervise(ctx, "networks", d.networks.Run)
 	return nil
 }
+
+// lookForPlugins is how often new plugins are looked for. Those that are asked
+// for by name are found at once.
+const lookForPlugins = 30 * time.Second
 
 // pruneGrace is more than clients take from creating a container to starting it.
 const pruneGrace = 5 * time.Second

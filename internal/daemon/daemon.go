@@ -41,6 +41,7 @@ import (
 	"holdfast.dev/holdfast/internal/usage"
 	"holdfast.dev/holdfast/internal/volume"
 	"holdfast.dev/holdfast/internal/volume/btrfs"
+	"holdfast.dev/holdfast/internal/volume/plugin"
 )
 
 // Options for New.
@@ -77,6 +78,7 @@ type Daemon struct {
 	recorder   *usage.Recorder
 	cacheSize  atomic.Int64 // of the build cache, when it was last seen
 	volumes    *volume.Service
+	plugins    *plugin.Registry
 	networks   *network.Service
 	containers *container.Service
 	devices    *cdi.Registry

@@ -88,6 +88,8 @@ var forbidden = []struct {
 	{"internal/network/link", module + "/internal/network/nft", "adapters do not know each other"},
 	{"internal/volume/btrfs", module + "/internal/store", "adapters do not know each other"},
 	{"internal/volume/btrfs", module + "/internal/volume/local", "adapters do not know each other"},
+	{"internal/volume/plugin", module + "/internal/store", "adapters do not know each other"},
+	{"internal/volume/plugin", module + "/internal/volume/local", "adapters do not know each other"},
 	{"internal/volume/local", module + "/internal/container", "adapters fill their own domain's port"},
 	{"internal/cluster/...", module + "/internal/httpapi", "the swarm does not know how it is asked"},
 	{"internal/cluster/...", module + "/internal/ctrd", "the swarm works through the domains"},

@@ -146,6 +146,9 @@ func newDaemon(t TB, o Options) (*Daemon, error) {
 		}
 	}
 	config := map[string]any{"cgroup-parent": "/" + tag}
+	if o.Engine == Holdfastd {
+		config["plugin-dirs"] = []string{filepath.Join(dir, "plugins")} // not the machine's
+	}
 	for k, v := range o.Config {
 		config[k] = v
 	}

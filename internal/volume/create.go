@@ -73,10 +73,9 @@ func (s *Service) ensureLocked(ctx context.Context, o CreateOptions, anonymous b
 	if err := checkName(o.Name); err != nil {
 		return nil, err
 	}
-	if o.Driver != "" {
-		if _, ok := s.drivers[o.Driver]; !ok {
-			return nil, unknownDriver(o.Driver)
-		}
+	dr, err := s.find(ctx, o.Driver)
+	if err != nil {
+		return nil, err
 	}
 	if e, err := s.get(o.Name); err == nil {
 		if o.Driver != "" && o.Driver != e.rec.Driver {
@@ -87,17 +86,36 @@ func (s *Service) ensureLocked(ctx context.Context, o CreateOptions, anonymous b
 		}
 		return e, nil
 	}
-	dr := s.defaultDriver()
-	if o.Driver != "" {
-		dr = s.drivers[o.Driver]
-	}
 	if err := dr.CheckOptions(o.Options); err != nil {
 		return nil, err
 	}
-	return s.make(ctx, dr, Record{
+	r := Record{
 		Name: o.Name, Driver: dr.Name(), Options: o.Options, Labels: o.Labels,
 		Created: s.d.Clock.Now().UTC(), Anonymous: anonymous, State: Creating,
-	}, nil)
+	}
+	if ad, ok := dr.(Adopter); ok {
+		there, err := ad.Exists(ctx, r.spec())
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			return s.adopt(r)
+		}
+	}
+	return s.make(ctx, dr, r, nil)
+}
+
+// adopt takes a volume as it is that others made: there is no deed, and so
+// nothing to undo.
+func (s *Service) adopt(r Record) (*entry, error) {
+	r.State = Ready
+	if err := s.d.Records.Put(r.Name, &r); err != nil {
+		return nil, err
+	}
+	e := newEntry(r)
+	s.put(e)
+	s.publish(events.ActionCreate, r.Name, map[string]string{"driver": r.Driver})
+	return e, nil
 }
 
 // make writes the intent, does the deed and writes the result. What fails is

@@ -98,6 +98,25 @@ type Limiter interface {
 	Resize(ctx context.Context, v Spec, bytes int64) error
 }
 
+// Adopter is a driver whose volumes others make as well: another node, or an
+// administrator. One that is there already is taken as it is, and never undone.
+type Adopter interface {
+	// Exists tells whether the volume is there.
+	Exists(ctx context.Context, v Spec) (bool, error)
+}
+
+// Plugins are drivers that come and go while the daemon runs.
+type Plugins interface {
+	// Driver finds a driver and makes sure that it is one. errdefs.ErrNotFound
+	// for an unknown name, errdefs.ErrUnavailable for one that does not answer.
+	Driver(ctx context.Context, name string) (Driver, error)
+	// Known is the driver of that name, whether or not it is there now, without
+	// I/O; nil for a name that no plugin can have.
+	Known(name string) Driver
+	// Names tells the drivers that are there, as far as that is known.
+	Names() []string
+}
+
 // Made tells how a copy came about.
 type Made struct {
 	Method string // MethodCopy, …

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/volume"
+
+	"holdfast.dev/holdfast/internal/base/fault"
 )
 
 // Actions of moving data in and out.
@@ -68,12 +71,9 @@ func (s *Service) Import(ctx context.Context, o CreateOptions, fill func(dir str
 	if err := checkName(o.Name); err != nil {
 		return volume.Volume{}, err
 	}
-	dr := s.defaultDriver()
-	if o.Driver != "" {
-		var ok bool
-		if dr, ok = s.drivers[o.Driver]; !ok {
-			return volume.Volume{}, unknownDriver(o.Driver)
-		}
+	dr, err := s.find(ctx, o.Driver)
+	if err != nil {
+		return volume.Volume{}, err
 	}
 	if err := dr.CheckOptions(o.Options); err != nil {
 		return volume.Volume{}, err
@@ -85,6 +85,15 @@ func (s *Service) Import(ctx context.Context, o CreateOptions, fill func(dir str
 	defer unlock()
 	if err := s.isFree(o.Name); err != nil {
 		return volume.Volume{}, err
+	}
+	if ad, ok := dr.(Adopter); ok { // what others made is not filled, and not removed where filling fails
+		there, err := ad.Exists(ctx, Spec{Name: o.Name, Options: o.Options})
+		if err != nil {
+			return volume.Volume{}, err
+		}
+		if there {
+			return volume.Volume{}, fault.New(errdefs.ErrConflict, "driver '%s' already has volume '%s'", dr.Name(), o.Name)
+		}
 	}
 	r := Record{Name: o.Name, Driver: dr.Name(), Options: o.Options, Labels: o.Labels, Created: s.d.Clock.Now().UTC(), Origin: "import", State: Creating}
 	e, err := s.make(ctx, dr, r, func() (err error) {
@@ -124,7 +133,7 @@ func (s *Service) About(ctx context.Context, name string) (About, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a.Record = e.rec.clone()
-	if dr, ok := s.drivers[e.rec.Driver]; ok {
+	if dr, ok := s.known(e.rec.Driver); ok {
 		a.Capabilities = dr.Capabilities()
 		_, sn := dr.(Snapshotter)
 		_, cl := dr.(Cloner)

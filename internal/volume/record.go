@@ -142,6 +142,8 @@ type Deps struct {
 	Drivers []Driver
 	Default string
 	Trash   TrashPolicy
+	// Plugins are further drivers, whose names come after these. May be nil.
+	Plugins Plugins
 	// Size tells how much a volume holds; nil: its driver is asked, which may walk.
 	Size func(ctx context.Context, name string) (int64, error)
 }

@@ -18,7 +18,7 @@ func (s *Service) recover(ctx context.Context, r *Record) (*Record, error) {
 	if settled && r.Doing == nil {
 		return r, nil
 	}
-	dr, ok := s.drivers[r.Driver]
+	dr, ok := s.known(r.Driver)
 	if !ok {
 		return r, unknownDriver(r.Driver)
 	}
@@ -28,6 +28,19 @@ func (s *Service) recover(ctx context.Context, r *Record) (*Record, error) {
 			return r, fmt.Errorf("settle %s: %w", r.Doing.Verb, err)
 		}
 		return done, nil
+	}
+	if ad, ok := dr.(Adopter); ok && r.State == Creating {
+		// It may hold what others put there: it stays if it is there.
+		there, err := ad.Exists(ctx, r.spec())
+		if err != nil {
+			return r, err
+		}
+		if !there {
+			return nil, s.d.Records.Delete(r.Name)
+		}
+		n := r.clone()
+		n.State = Ready
+		return &n, s.d.Records.Put(n.Name, &n)
 	}
 	if r.State == Creating {
 		// Nobody was told that it exists. Create refuses data that isn't ours, and

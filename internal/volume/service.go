@@ -84,9 +84,23 @@ func newEntry(r Record) *entry {
 }
 
 // Settle unmounts what no container uses after all of them were reattached:
-// their users ended while no daemon was there.
-func (s *Service) Settle(ctx context.Context) {
-	for _, name := range s.names() {
+// their users ended while no daemon was there. Plugins may take their time: theirs
+// is SettlePlugins.
+func (s *Service) Settle(ctx context.Context) { s.settleThose(ctx, false) }
+
+// SettlePlugins is Settle for volumes of plugins.
+func (s *Service) SettlePlugins(ctx context.Context) { s.settleThose(ctx, true) }
+
+func (s *Service) settleThose(ctx context.Context, plugins bool) {
+	var names []string
+	s.mu.Lock()
+	for name, e := range s.byName {
+		if _, own := s.drivers[e.rec.Driver]; own != plugins {
+			names = append(names, name)
+		}
+	}
+	s.mu.Unlock()
+	for _, name := range slices.Sorted(slices.Values(names)) {
 		if err := s.settle(ctx, name); err != nil {
 			s.d.Log.Warn("unused volume not unmounted", logkey.Volume, name, logkey.Err, err)
 		}
@@ -111,7 +125,44 @@ func (s *Service) settle(ctx context.Context, name string) error {
 }
 
 // Drivers names the drivers, for `docker info`.
-func (s *Service) Drivers() []string { return slices.Sorted(maps.Keys(s.drivers)) }
+func (s *Service) Drivers() []string {
+	names := slices.Collect(maps.Keys(s.drivers))
+	if s.d.Plugins != nil {
+		names = append(names, s.d.Plugins.Names()...)
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names)))
+}
+
+// find is the driver of that name, a plugin's among them; empty: the default one.
+func (s *Service) find(ctx context.Context, name string) (Driver, error) {
+	if name == "" {
+		return s.defaultDriver(), nil
+	}
+	if dr, ok := s.drivers[name]; ok {
+		return dr, nil
+	}
+	if s.d.Plugins == nil {
+		return nil, unknownDriver(name)
+	}
+	dr, err := s.d.Plugins.Driver(ctx, name)
+	if err != nil {
+		return nil, fault.Wrap(errdefs.Resolve(err), err, "error looking up volume plugin %s", name)
+	}
+	return dr, nil
+}
+
+// known is the driver of a volume that is on record. A plugin need not be there:
+// what it is asked then says so.
+func (s *Service) known(name string) (Driver, bool) {
+	if dr, ok := s.drivers[name]; ok {
+		return dr, true
+	}
+	if s.d.Plugins == nil {
+		return nil, false
+	}
+	dr := s.d.Plugins.Known(name)
+	return dr, dr != nil
+}
 
 func (s *Service) defaultDriver() Driver {
 	if dr, ok := s.drivers[s.d.Default]; ok {
@@ -134,7 +185,7 @@ func unknownDriver(name string) error {
 }
 
 func (s *Service) driverOf(e *entry) (Driver, error) {
-	dr, ok := s.drivers[e.rec.Driver]
+	dr, ok := s.known(e.rec.Driver)
 	if !ok {
 		return nil, unknownDriver(e.rec.Driver)
 	}
@@ -230,7 +281,7 @@ func (s *Service) toAPI(e *entry) volume.Volume {
 		Options:   r.Options,
 		Scope:     "local",
 	}
-	if dr, ok := s.drivers[r.Driver]; ok {
+	if dr, ok := s.known(r.Driver); ok {
 		v.Mountpoint = dr.Path(r.spec())
 		v.Scope = dr.Capabilities().Scope
 	}

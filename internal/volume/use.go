@@ -84,9 +84,9 @@ func (s *Service) mountFor(ctx context.Context, name, container string, about ma
 		return s.mountSnapshot(ctx, vol, snap, container, about)
 	}
 	err = s.with(ctx, name, func(e *entry, dr Driver) error {
-		path = dr.Path(e.rec.spec())
 		users := s.mounted(e)
 		if slices.Contains(users, container) {
+			path = dr.Path(e.rec.spec())
 			s.tellMount(e, container, about)
 			return nil
 		}
@@ -101,6 +101,7 @@ func (s *Service) mountFor(ctx context.Context, name, container string, about ma
 		if err := mount(ctx, dr, e.rec.spec()); err != nil {
 			return err
 		}
+		path = dr.Path(e.rec.spec()) // a plugin tells with its answer
 		s.setIn(e.mounts, container)
 		s.tellMount(e, container, about)
 		return nil

@@ -225,6 +225,11 @@ func (c *Config) checkRegistries() error {
 			errs = append(errs, fmt.Errorf("invalid features: %s=%v is not supported by Holdfast", name, on))
 		}
 	}
+	for _, dir := range c.PluginDirs {
+		if !filepath.IsAbs(dir) {
+			errs = append(errs, fmt.Errorf("invalid plugin directory %q: it must be absolute", dir))
+		}
+	}
 	if c.MaxConcurrentDownloads < 1 {
 		errs = append(errs, fmt.Errorf("invalid max concurrent downloads: %d", c.MaxConcurrentDownloads))
 	}

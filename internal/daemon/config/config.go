@@ -95,6 +95,9 @@ type Config struct {
 	MaxConcurrentDownloads int      `json:"max-concurrent-downloads"`
 	MaxConcurrentUploads   int      `json:"max-concurrent-uploads"`
 
+	// PluginDirs hold sockets, .spec and .json files of volume plugins.
+	PluginDirs []string `json:"plugin-dirs"`
+
 	// Labels describe the daemon ("key=value").
 	Labels   []string        `json:"labels"`
 	Features map[string]bool `json:"features"`
@@ -138,6 +141,11 @@ func (b *Bytes) String() string { return units.BytesSize(float64(*b)) }
 // Type implements pflag.Value.
 func (b *Bytes) Type() string { return "bytes" }
 
+// pluginDirs are Docker's, and ours beside them.
+func pluginDirs() []string {
+	return []string{"/run/docker/plugins", "/run/holdfast/plugins", "/etc/docker/plugins", "/etc/holdfast/plugins", "/usr/lib/docker/plugins"}
+}
+
 // DefaultFile is the configuration file that need not exist.
 const DefaultFile = "/etc/holdfast/daemon.json"
 
@@ -173,6 +181,7 @@ func Default() Config {
 		DefaultIP:              netip.IPv4Unspecified(),
 		IPForward:              true,
 		UserlandProxy:          true,
+		PluginDirs:             pluginDirs(),
 		MaxConcurrentDownloads: 3,
 		MaxConcurrentUploads:   5,
 		Features:               map[string]bool{},

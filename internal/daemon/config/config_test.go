@@ -74,7 +74,7 @@ func TestFileAndFlagsMakeTheSameConfig(t *testing.T) {
 		"insecure-registries": ["reg:5000", "10.0.0.0/8"], "registry-mirrors": ["https://mirror/"],
 		"live-restore": false, "shutdown-timeout": 30, "init": true, "no-new-privileges": true,
 		"seccomp-profile": "unconfined", "labels": ["a=b"], "features": {"buildkit": true},
-		"max-concurrent-downloads": 7, "cgroup-parent": "/p", "exec-opts": ["native.cgroupdriver=systemd"],
+		"max-concurrent-downloads": 7, "plugin-dirs": ["/a", "/b"], "cgroup-parent": "/p", "exec-opts": ["native.cgroupdriver=systemd"],
 		"default-cgroupns-mode": "private", "bridge": "", "tlsverify": true
 	}`)
 	if err != nil {
@@ -87,7 +87,7 @@ func TestFileAndFlagsMakeTheSameConfig(t *testing.T) {
 		"--fixed-cidr-v6=fd00::/80", "--userland-proxy=false", "--ip=127.0.0.1", "--dns=1.1.1.1", "--dns-search=example.org", "--dns-opt=ndots:1",
 		"--insecure-registry=reg:5000", "--insecure-registry=10.0.0.0/8", "--registry-mirror=https://mirror/",
 		"--live-restore=false", "--shutdown-timeout=30", "--init", "--no-new-privileges", "--seccomp-profile=unconfined",
-		"--label=a=b", "--feature=buildkit=true", "--max-concurrent-downloads=7", "--cgroup-parent=/p",
+		"--label=a=b", "--feature=buildkit=true", "--max-concurrent-downloads=7", "--plugin-dir=/a", "--plugin-dir=/b", "--cgroup-parent=/p",
 		"--exec-opt=native.cgroupdriver=systemd", "--default-cgroupns-mode=private", "--tlsverify")
 	if err != nil {
 		t.Fatal(err)

@@ -75,6 +75,7 @@ func bindDaemon(b binder, c *Config) {
 	b.list(&c.RegistryMirrors, "registry-mirror", "", "registry-mirrors", "Preferred registry mirror")
 	b.IntVar(&c.MaxConcurrentDownloads, "max-concurrent-downloads", c.MaxConcurrentDownloads, "Set the max concurrent downloads")
 	b.IntVar(&c.MaxConcurrentUploads, "max-concurrent-uploads", c.MaxConcurrentUploads, "Set the max concurrent uploads")
+	b.list(&c.PluginDirs, "plugin-dir", "", "plugin-dirs", "Directory that holds sockets, .spec and .json files of volume plugins")
 	b.list(&c.Labels, "label", "", "labels", "Set key=value labels to the daemon")
 	b.value(mapValue[bool]{&c.Features, strconv.ParseBool}, "feature", "", "features", "Enable feature in the daemon")
 }

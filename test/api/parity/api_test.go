@@ -364,7 +364,7 @@ var endpoints = []row{
 	})},
 	{"POST /session", served, "for builds", upgrades("/session")},
 
-	{"GET /plugins", served, "always empty: there are no plugins yet", says("GET", "/plugins", nil, "[]")},
+	{"GET /plugins", served, "always empty: it lists managed plugins", says("GET", "/plugins", nil, "[]")},
 	{"GET /plugins/privileges", refused, "plugins are not supported", fails(501, "GET", "/plugins/privileges?remote=x", nil)},
 	{"POST /plugins/pull", refused, "plugins are not supported", fails(501, "POST", "/plugins/pull?remote=x", nil)},
 	{"GET /plugins/{name}/json", refused, `plugin \"x\" not found`, fails(404, "GET", "/plugins/x/json", nil)},

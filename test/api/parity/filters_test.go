@@ -256,7 +256,7 @@ var filterRows = []row{
 	{"GET /events label", served, "", happened(`"mine":"v"`, `"name":"no"`, "type", "container", "label", "mine=v")},
 	{"GET /events network", served, "", happened(`"name":"yes"`, `"name":"no"`, "network", "yes")},
 	{"GET /events node", served, "matches nothing: there are no nodes", none("node", "x")},
-	{"GET /events plugin", served, "matches nothing: there are no plugins", none("plugin", "x")},
+	{"GET /events plugin", served, "matches nothing: it tells of managed plugins", none("plugin", "x")},
 	{"GET /events scope", served, "", happened(`"Type":"volume"`, `"scope":"swarm"`, "scope", "local")},
 	{"GET /events secret", served, "matches nothing: there are no secrets", none("secret", "x")},
 	{"GET /events service", served, "matches nothing: there are no services", none("service", "x")},
