@@ -92,7 +92,7 @@ func TestVolumePlugin(t *testing.T) {
 	d.Docker("volume", "create", "-d", "filer", "-o", "file=hello", "--label", "a=b", "shared")
 	equal(t, "volume", d.Docker("volume", "inspect", "-f", "{{.Driver}} {{.Scope}} {{.Labels}} {{.Options}} [{{.Mountpoint}}]", "shared"), "filer global map[a:b] map[file:hello] []")
 	contains(t, "volumes", d.Docker("volume", "ls", "--filter", "driver=filer"), "shared")
-	contains(t, "info", d.Docker("info", "-f", "{{.Plugins.Volume}}"), "[filer local]")
+	contains(t, "info", d.Docker("info", "-f", "{{.Plugins.Volume}}"), "filer")
 	equal(t, "managed plugins", d.Docker("plugin", "ls", "-q"), "")
 	d.DockerFails(`unknown option "bad"`, "volume", "create", "-d", "filer", "-o", "bad=1", "other")
 	d.DockerFails(`plugin "nosuch" not found`, "volume", "create", "-d", "nosuch", "x1")
