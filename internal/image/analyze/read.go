@@ -39,8 +39,6 @@ type entry struct {
 	known bool // the hash is
 }
 
-const entrySize = 2 + 1 + 1 + 8 + hashSize
-
 func (e entry) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint16(b, uint16(e.layer))
 	known := byte(0)
