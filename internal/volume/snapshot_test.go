@@ -34,6 +34,7 @@ func (f *snapFake) Snapshot(_ context.Context, v Spec, snapshot string) (Made, e
 func (f *snapFake) RemoveSnapshot(_ context.Context, v Spec, snapshot string) error {
 	return f.do("snapshot-rm", v, func() { delete(f.snaps, v.Name+"@"+snapshot) })
 }
+
 func (f *snapFake) SnapshotPath(v Spec, snapshot string) string {
 	return "/fake/" + v.Name + "@" + snapshot
 }

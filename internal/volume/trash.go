@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -60,12 +61,19 @@ func (s *Service) trashes(r *Record) bool {
 // toTrash gives the volume a name in the trash. The caller has its lock. It
 // reports false, with nothing done, where it can only be removed for good.
 func (s *Service) toTrash(ctx context.Context, dr Driver, e *entry) (bool, error) {
+	if err := s.mend(ctx, e, dr); err != nil {
+		return false, err
+	}
 	var b [6]byte
 	if _, err := io.ReadFull(s.d.Random, b[:]); err != nil {
 		return false, fmt.Errorf("make a name in the trash: %w", err)
 	}
 	name := e.rec.Name
-	err := s.rename(ctx, dr, e, Intent{Verb: DoRename, To: trashPrefix + hex.EncodeToString(b[:]), At: s.d.Clock.Now().UTC()})
+	do := Intent{Verb: DoRename, To: trashPrefix + hex.EncodeToString(b[:]), At: s.d.Clock.Now().UTC()}
+	if onItsWay(&e.rec) { // one that failed in the middle goes where that was to go
+		do = *e.rec.Doing
+	}
+	err := s.rename(ctx, dr, e, do)
 	switch {
 	case errors.Is(err, os.ErrNotExist): // there is no data
 		return false, nil
@@ -74,6 +82,11 @@ func (s *Service) toTrash(ctx context.Context, dr Driver, e *entry) (bool, error
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// onItsWay tells of a volume whose way into the trash was not finished.
+func onItsWay(r *Record) bool {
+	return r.Doing != nil && r.Doing.Verb == DoRename && strings.HasPrefix(r.Doing.To, trashPrefix)
 }
 
 // renamed is a record after a rename: in the trash, out of it, or neither.
@@ -101,7 +114,9 @@ func (s *Service) InTrash() []Trashed {
 			Removed: r.Removed, Expires: r.Removed.Add(s.d.Trash.Keep), Snapshots: len(r.Snapshots),
 		})
 	}
-	slices.SortFunc(out, func(a, b Trashed) int { return a.Removed.Compare(b.Removed) })
+	slices.SortFunc(out, func(a, b Trashed) int {
+		return cmp.Or(a.Removed.Compare(b.Removed), cmp.Compare(a.ID, b.ID))
+	})
 	return out
 }
 

@@ -125,8 +125,13 @@ func TestWhatDoesNotGoToTheTrash(t *testing.T) {
 	if err := r.Remove(t.Context(), "data", false); err == nil {
 		t.Error("a failure was not told")
 	}
-	// A prune of named volumes is the slip that the trash is for.
 	r.local.failing = map[string]error{}
+	must(t, r.Remove(t.Context(), "data", false)) // what was begun is finished
+	if r.trashNames() != "data" {
+		t.Errorf("in the trash: %s", r.trashNames())
+	}
+	must(t, r.Purge(t.Context(), "data"))
+	// A prune of named volumes is the slip that the trash is for.
 	r.create(t, "named")
 	report, err := r.Prune(t.Context(), map[string][]string{"all": {"true"}})
 	if err != nil || len(report.VolumesDeleted) != 1 || report.SpaceReclaimed != 0 || r.trashNames() != "named" {
@@ -161,6 +166,7 @@ func TestTrashGivesWay(t *testing.T) {
 	if r.trashNames() != "v1 v2 v3" {
 		t.Fatal(r.trashNames())
 	}
+	r.clock.now.Add(1)
 	r.disk.free = 7                               // less the four that are there: 3
 	must(t, r.Remove(t.Context(), "data", false)) // two must go for 5
 	if got := r.trashNames(); got != "v3 data" {
@@ -193,5 +199,22 @@ func TestTrashRecovery(t *testing.T) {
 	r.restartTrash(t)
 	if len(r.recs.recs) != 0 || len(r.local.made) != 0 {
 		t.Errorf("purge: %v, %v", r.recs.recs, r.local.made)
+	}
+}
+
+// What a failed change left is settled before the volume goes to the trash.
+func TestUnsettledVolumeGoesToTheTrashWhole(t *testing.T) {
+	r := newTrashRig(t)
+	r.take(t, "one")
+	e, err := r.get("data")
+	must(t, err)
+	must(t, r.change(e, func(rec *Record) { rec.Doing = &Intent{Verb: DoSnapshot, Snapshot: "half"} }))
+	r.snap.snaps["data@half"] = true
+	must(t, r.Remove(t.Context(), "data", false))
+	if r.snap.snaps["data@half"] {
+		t.Error("the half snapshot is still there")
+	}
+	if _, err := r.Undelete(t.Context(), "data", ""); err != nil || r.names(t) != "one" {
+		t.Errorf("had back: %v, %s", err, r.names(t))
 	}
 }

@@ -154,8 +154,12 @@ func TestPoolLife(t *testing.T) {
 		t.Errorf("again: %v", err)
 	}
 	for _, o := range []CreateOptions{
-		{Name: "a/b", Kind: File, Size: minSize}, {Name: "small", Kind: File, Size: 1 << 20}, {Name: "odd", Kind: "odd"},
-		{Name: "rel", Kind: Directory, Source: "x"}, {Name: "ext4", Kind: Directory, Source: "/proc"}, {Name: "sized", Kind: Directory, Source: "/", Size: minSize},
+		{Name: "a/b", Kind: File, Size: minSize},
+		{Name: "small", Kind: File, Size: 1 << 20},
+		{Name: "odd", Kind: "odd"},
+		{Name: "rel", Kind: Directory, Source: "x"},
+		{Name: "ext4", Kind: Directory, Source: "/proc"},
+		{Name: "sized", Kind: Directory, Source: "/", Size: minSize},
 	} {
 		if _, err := s.Create(t.Context(), o); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", o, err)

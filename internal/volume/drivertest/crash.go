@@ -60,7 +60,7 @@ func (c CrashCase) open(t *testing.T, dir string) (*volume.Service, func()) {
 	t.Helper()
 	db, err := store.Open(filepath.Join(dir, "meta.db"), store.Options{})
 	must(t, err)
-	s, err := volume.New(t.Context(), volume.Deps{
+	s, err := volume.New(t.Context(), volume.Deps{ //nolint:forbidigo // test support: as the daemon does
 		Clock: clock.System{}, Random: rand.Reader, Log: slog.New(slog.DiscardHandler), Events: noEvents{},
 		Records: store.NewCollection[volume.Record](db, "volumes"), Populator: populate.Copier{}, Drivers: []volume.Driver{c.NewDriver(t, dir)},
 		Trash: volume.TrashPolicy{Keep: time.Hour},

@@ -268,7 +268,8 @@ func (rt *Router) export(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	o := volume.ExportOptions{Volume: route.Var(r, "name"), Snapshot: r.FormValue("snapshot"), Live: route.Bool(r, "live")}
-	err = rt.b.Export(r.Context(), o, func(dir string) error { return rt.archive.Write(r.Context(), dir, c) })
+	ctx := r.Context()
+	err = rt.b.Export(ctx, o, func(dir string) error { return rt.archive.Write(ctx, dir, c) })
 	if err == nil {
 		err = c.Close()
 	}
@@ -304,8 +305,9 @@ func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := api.VolumeImported{}
-	v, err := rt.b.Import(r.Context(), o, func(dir string) (err error) {
-		out.Files, out.Bytes, err = rt.archive.Extract(r.Context(), r.Body, dir)
+	ctx := r.Context()
+	v, err := rt.b.Import(ctx, o, func(dir string) (err error) {
+		out.Files, out.Bytes, err = rt.archive.Extract(ctx, r.Body, dir)
 		return err
 	})
 	if err != nil {
