@@ -35,6 +35,16 @@ const (
 	allowance = 60 * time.Millisecond
 )
 
+// perFile is what a file costs a walk that nobody holds up.
+const perFile = 5 * time.Microsecond
+
+// costOf is what a walk for a waiting caller costs. The last one may have been
+// slow because the machine was busy, as the background gives way to all else: a
+// few files are quick all the same.
+func costOf(e *Entry) time.Duration {
+	return min(e.Worked, time.Duration(e.Size.Files+100)*perFile)
+}
+
 // dueAt is when the background measures a thing again. What costs more is
 // measured less often.
 func dueAt(e *Entry, s Subject, n need) (due time.Time, ever bool) {

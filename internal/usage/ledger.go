@@ -133,12 +133,13 @@ func (l *Ledger) Size(ctx context.Context, k Key) (Told, error) {
 func told(e *Entry, n need) Told { return Told{Size: e.Size, At: e.At, Exact: n == exact} }
 
 func (l *Ledger) affordable(e *Entry) bool {
-	if e.Worked > cheap {
+	cost := costOf(e)
+	if cost > cheap {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.purse.spend(l.d.Clock.Now(), e.Worked)
+	return l.purse.spend(l.d.Clock.Now(), cost)
 }
 
 // Measure tells a thing's size as a walk finds it now.

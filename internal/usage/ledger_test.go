@@ -99,7 +99,7 @@ func (w *world) Walk(_ context.Context, k Key, _ bool) (Size, time.Duration, err
 	if during != nil {
 		during()
 	}
-	return Size{Bytes: n}, cost, err
+	return Size{Bytes: n, Files: int64(cost / perFile)}, cost, err
 }
 
 func (w *world) set(s Subject, n int64) {
@@ -214,6 +214,14 @@ func TestWaitingCallersPayLittle(t *testing.T) {
 	r.wants(t, Key{Layer, "49"}, 1, false, 1)
 	r.clock.pass(time.Second)
 	r.wants(t, Key{Layer, "49"}, 1, false, 0)
+}
+
+// A slow walk of few files says that the machine was busy.
+func TestCost(t *testing.T) {
+	few, many := &Entry{Worked: time.Second, Size: Size{Files: 10}}, &Entry{Worked: time.Second, Size: Size{Files: 100_000}}
+	if costOf(few) > cheap || costOf(many) <= cheap || costOf(&Entry{Worked: time.Millisecond, Size: many.Size}) != time.Millisecond {
+		t.Errorf("%s, %s", costOf(few), costOf(many))
+	}
 }
 
 func TestChangeDuringAWalkIsNotLost(t *testing.T) {
