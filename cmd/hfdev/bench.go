@@ -24,6 +24,7 @@ type bench struct {
 	ours   *testkit.Daemon
 	docker *testkit.Daemon // nil where dockerd is not installed
 	podman *podman         // nil where podman is not installed
+	built  []builder       // once something was built
 
 	rows       []row
 	notes      []string
@@ -107,7 +108,7 @@ func (r row) verdict() string {
 func runBench(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	quick := fs.Bool("quick", false, "few samples, to see a trend")
-	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names, analyze, churn, list, each, come up, usage")
+	only := fs.String("only", "", "run only measurements whose name contains this: run, side by side, load, memory, throughput, names, analyze, churn, list, each, come up, cold build, rebuild, usage")
 	scale := fs.Float64("scale", 1, "how much content \"usage\" is measured with; 1 is 300 images, 200 containers, 500 volumes, 1,000,000 files")
 	write := fs.String("write", "", "put the result between the marks of this file")
 	if err := fs.Parse(args); err != nil {
@@ -179,6 +180,8 @@ func (b *bench) measure(ctx context.Context) {
 		{"list", b.list},
 		{"each", b.each},
 		{"come up", b.comeUp},
+		{"cold build", b.coldBuild},
+		{"rebuild", b.rebuild},
 		{"usage", b.usage}, // last: its content goes with all images
 	} {
 		if ctx.Err() != nil {

@@ -98,7 +98,7 @@ reads_from_standby() { curl -fs -m 10 "$page/" | grep -q '<span class="tag stand
 
 up() {
 	local p
-	for p in holdfast holdfastd containerd-shim-runc-v2 runc; do
+	for p in holdfast holdfastd containerd-shim-runc-v2 runc cli-plugins/docker-buildx; do
 		[ -x "$top/bin/$p" ] || die "bin/$p is missing: run 'make build' first"
 	done
 	start_engine

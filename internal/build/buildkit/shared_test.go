@@ -20,17 +20,18 @@ const (
 // cached is a base image's layer, a step that was exported on it, one that was
 // not, and a layer of an image that is gone.
 func cached() ([]*bkclient.UsageInfo, map[string]layer) {
-	return []*bkclient.UsageInfo{
-			{ID: "base", Size: 1000, RecordType: bkclient.UsageRecordTypeRegular},
-			{ID: "built", Size: 100, Parents: []string{"base"}, RecordType: bkclient.UsageRecordTypeRegular},
-			{ID: "step", Size: 10, Parents: []string{"base"}, RecordType: bkclient.UsageRecordTypeRegular},
-			{ID: "gone", Size: 1, RecordType: bkclient.UsageRecordTypeCacheMount},
-		}, map[string]layer{
-			"base":  {baseChain, snapshot.LayerSnapshotID(baseChain)},
-			"built": {builtChain, "random"},
-			"step":  {"", "random2"},
-			"gone":  {"sha256:cc", "random3"},
-		}
+	list := []*bkclient.UsageInfo{
+		{ID: "base", Size: 1000, RecordType: bkclient.UsageRecordTypeRegular},
+		{ID: "built", Size: 100, Parents: []string{"base"}, RecordType: bkclient.UsageRecordTypeRegular},
+		{ID: "step", Size: 10, Parents: []string{"base"}, RecordType: bkclient.UsageRecordTypeRegular},
+		{ID: "gone", Size: 1, RecordType: bkclient.UsageRecordTypeCacheMount},
+	}
+	return list, map[string]layer{
+		"base":  {baseChain, snapshot.LayerSnapshotID(baseChain)},
+		"built": {builtChain, "random"},
+		"step":  {"", "random2"},
+		"gone":  {"sha256:cc", "random3"},
+	}
 }
 
 func TestWhatIsSharedWithImages(t *testing.T) {
