@@ -100,7 +100,9 @@ func TestAnalyzeImage(t *testing.T) {
 		t.Errorf("more than the first: %s", text)
 	}
 
-	hf := func(args ...string) testkit.Result { return d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), append([]string{"image", "analyze"}, args...)...) }
+	hf := func(args ...string) testkit.Result {
+		return d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), append([]string{"image", "analyze"}, args...)...)
+	}
 	if r := hf("--fail-under", "22.5", "ana:v1"); r.Code != 0 {
 		t.Errorf("at least as good as asked for: %s", r)
 	}

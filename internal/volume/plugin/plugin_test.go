@@ -159,7 +159,9 @@ func TestMisbehaviour(t *testing.T) {
 			text(`{"Err":"the array is \u001b[31mdown\n"}`)(w, r)
 		}, "VolumeDriver.Mount: the array is  [31mdown", refused},
 		{"refuses with 200", text(`{"Err":"no"}`), "VolumeDriver.Mount: no", refused},
-		{"refuses in its own words", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "gone fishing", http.StatusServiceUnavailable) }, "VolumeDriver.Mount: gone fishing", refused},
+		{"refuses in its own words", func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "gone fishing", http.StatusServiceUnavailable)
+		}, "VolumeDriver.Mount: gone fishing", refused},
 		{"refuses without a word", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, "VolumeDriver.Mount: 404 Not Found", refused},
 		{"refuses at length", text(`{"Err":"` + strings.Repeat("e", 100000) + `"}`), strings.Repeat("e", maxErr) + "…", refused},
 		{"no mountpoint", text(`{}`), "which is no absolute path", errdefs.IsUnavailable},
