@@ -352,7 +352,7 @@ func TestSizesCarryTheirAge(t *testing.T) {
 func TestSizesInLists(t *testing.T) {
 	d := daemon(t)
 	d.Docker("run", "--name", "wrote", "busybox", "sh", "-c", "head -c 200000 /dev/urandom > /f")
-	up(d, "--name", "writes", "busybox", "sh", "-c", "head -c 100000 /dev/urandom > /f; echo done; exec sleep 600")
+	up(d, "--name", "writes", "busybox", "sh", "-c", "head -c 300000 /dev/urandom > /f; echo done; exec sleep 600")
 	waitLog(d, "writes", "done")
 	var list []containerSize
 	d.GetJSON("/containers/json?all=1&size=1", &list)
