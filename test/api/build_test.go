@@ -203,7 +203,8 @@ func TestBuildSharesItsBaseWithImages(t *testing.T) {
 			LastUsedAt            *time.Time
 		}
 		BuildCacheUsage struct{ TotalCount, TotalSize, Reclaimable int64 } `json:"BuildCacheUsage"`
-	}) {
+	},
+	) {
 		d.GetJSON("/v1.50/system/df", &u)
 		return u
 	}
@@ -281,8 +282,15 @@ func TestBuilderPruneFilters(t *testing.T) {
 	// Too young, or not of that kind: nothing goes.
 	total := len(records().BuildCache)
 	for _, args := range [][]string{
-		{"--filter", "until=1h"}, {"--filter", "unused-for=1h"}, {"--filter", "type=frontend"}, {"--filter", "inuse=true"}, {"--filter", "private=false", "--filter", "inuse=true"},
-		{"--filter", "id=nosuchrecord"}, {"--filter", "description=nosuch"}, {"--filter", "parent=nosuch"}, {"--keep-storage", "1gb"},
+		{"--filter", "until=1h"},
+		{"--filter", "unused-for=1h"},
+		{"--filter", "type=frontend"},
+		{"--filter", "inuse=true"},
+		{"--filter", "private=false", "--filter", "inuse=true"},
+		{"--filter", "id=nosuchrecord"},
+		{"--filter", "description=nosuch"},
+		{"--filter", "parent=nosuch"},
+		{"--keep-storage", "1gb"},
 	} {
 		contains(t, fmt.Sprint(args), d.Docker(append([]string{"builder", "prune", "-af"}, args...)...), "Total reclaimed space: 0B")
 		if n := len(records().BuildCache); n != total {

@@ -73,8 +73,10 @@ func TestPruneShowsItsPlan(t *testing.T) {
 	}
 	contains(t, "asks", d.Run("n\n", "holdfast", "system", "prune").Out, "ended")
 	for _, args := range [][]string{
-		{"container", "prune", "-f", "--filter", "label=nobody"}, {"image", "prune", "-f", "-a", "--filter", "label=nobody"},
-		{"volume", "prune", "-f", "--filter", "label=nobody"}, {"network", "prune", "-f", "--filter", "label=nobody"},
+		{"container", "prune", "-f", "--filter", "label=nobody"},
+		{"image", "prune", "-f", "-a", "--filter", "label=nobody"},
+		{"volume", "prune", "-f", "--filter", "label=nobody"},
+		{"network", "prune", "-f", "--filter", "label=nobody"},
 		{"system", "prune", "-f", "--filter", "label=nobody"},
 	} {
 		contains(t, args[0], d.Holdfast(args...), "nothing unused matches the filter label=nobody")

@@ -15,7 +15,10 @@ func FuzzReadBack(f *testing.F) {
 	m := Message{Line: []byte("hello"), Stream: "stderr", Time: time.Unix(1, 2), Attrs: map[string]string{"a": "b"}}
 	one := binaryCodec{}.encode(nil, m)
 	for _, seed := range [][]byte{
-		nil, one, append(bytes.Clone(one), one[:len(one)-3]...), {0, 0, 0, 9}, {0xff, 0xff, 0xff, 0xff, 0}, bytes.Repeat([]byte{0}, 40),
+		nil, one, append(bytes.Clone(one), one[:len(one)-3]...),
+		{0, 0, 0, 9},
+		{0xff, 0xff, 0xff, 0xff, 0},
+		bytes.Repeat([]byte{0}, 40),
 		{0, 0, 0, 10, flagAttrs, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 10},
 	} {
 		f.Add(true, seed)
