@@ -442,3 +442,16 @@ func TestImagesOnAnOldBase(t *testing.T) {
 	d.Docker("image", "prune", "-f")
 	d.DockerFails("No such image", "image", "inspect", was)
 }
+
+// The times in a client's tar are whole seconds, so a file that was written twice
+// in one has the same size and time, and is another file all the same.
+func TestBuildSeesEveryChange(t *testing.T) {
+	d := daemon(t)
+	for _, content := range []string{"one", "two", "six", "one"} {
+		context := testkit.Layer{"Dockerfile": {Body: "FROM busybox\nCOPY said /said\n"}, "said": {Body: content}}.Tar()
+		if code, out := d.API("POST", "/build?t=changes", context); code != 200 || bytes.Contains(out, []byte(`"error"`)) {
+			t.Fatalf("%d %s", code, out)
+		}
+		equal(t, "in the image", d.Docker("run", "--rm", "changes", "cat", "/said"), content)
+	}
+}

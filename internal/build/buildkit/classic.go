@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc64"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -261,8 +264,42 @@ func (b *Builder) unpackTo(body io.Reader, dir string) (err error) {
 	if err := chrootarchive.UntarUncompressed(fits, dir, &archive.TarOptions{NoLchown: true}); err != nil {
 		return fault.Wrap(errdefs.ErrInvalidArgument, err, what)
 	}
+	return stamp(dir)
+}
+
+// stamp puts a digest of each file's content into the nanoseconds of its time.
+// BuildKit takes a file for the one it has from an earlier build if size and time
+// are the same, and the times in a client's tar are whole seconds: a file that is
+// written twice in a second would be built in its older form.
+func stamp(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open the build context: %w", err)
+	}
+	err = fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		f, err := root.Open(path)
+		if err != nil {
+			return err
+		}
+		digest := crc64.New(stamps)
+		_, err = io.Copy(digest, f)
+		st, serr := f.Stat()
+		if err = errors.Join(err, serr, f.Close()); err != nil {
+			return err
+		}
+		at := time.Unix(st.ModTime().Unix(), int64(digest.Sum64()%uint64(time.Second))) //nolint:gosec // below a second
+		return root.Chtimes(path, at, at)
+	})
+	if err = errors.Join(err, root.Close()); err != nil {
+		return fmt.Errorf("tell the files of the build context apart: %w", err)
+	}
 	return nil
 }
+
+var stamps = crc64.MakeTable(crc64.ECMA)
 
 // mountContext offers the context's directory to the frontend.
 func mountContext(opt *bkclient.SolveOpt, r build.Request, dir string) error {
