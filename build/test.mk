@@ -3,7 +3,7 @@
 
 GO ?= go
 GOLANGCI := bin/golangci-lint
-CLASSES ?= unit api e2e
+CLASSES ?= unit api cluster e2e
 FOCUS ?=
 DURATION ?= 10m
 
