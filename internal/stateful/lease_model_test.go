@@ -296,33 +296,12 @@ func (w *leaseWorld) wrong() string {
 	return ""
 }
 
-// exploreLeases visits every world within the bounds.
-func exploreLeases(b leaseBounds) (visited int, wrong string) {
-	start := newLeaseWorld()
-	seen := map[string]bool{start.key(): true}
-	todo := []*leaseWorld{start}
-	for len(todo) > 0 {
-		w := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if bad := w.wrong(); bad != "" {
-			return len(seen), bad + w.history()
-		}
-		for _, n := range w.next(b) {
-			if k := n.key(); !seen[k] {
-				seen[k] = true
-				todo = append(todo, n)
-			}
-		}
-	}
-	return len(seen), ""
-}
-
 // TestTwoNodesNeverLead explores every history of two nodes' leases.
 func TestTwoNodesNeverLead(t *testing.T) {
 	for _, b := range []leaseBounds{
 		{slots: 1, epochs: 3, terms: 2},
 	} {
-		visited, wrong := exploreLeases(b)
+		visited, wrong := explore(newLeaseWorld(), func(w *leaseWorld) []*leaseWorld { return w.next(b) })
 		if wrong != "" {
 			t.Fatal(wrong)
 		}

@@ -265,17 +265,24 @@ func (w *world) wrong() string {
 	return ""
 }
 
-// explore visits every world within the bounds.
-func explore(b bounds, start *world) (visited int, wrong string) {
+// model is a world of either model.
+type model interface {
+	key() string     // equal for worlds that need not be told apart
+	wrong() string   // what must never be, and is
+	history() string // what led here
+}
+
+// explore visits every world that can follow.
+func explore[W model](start W, next func(W) []W) (visited int, wrong string) {
 	seen := map[string]bool{start.key(): true}
-	todo := []*world{start}
+	todo := []W{start}
 	for len(todo) > 0 {
 		w := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		if bad := w.wrong(); bad != "" {
 			return len(seen), bad + w.history()
 		}
-		for _, n := range w.next(b) {
+		for _, n := range next(w) {
 			if k := n.key(); !seen[k] {
 				seen[k] = true
 				todo = append(todo, n)
@@ -288,7 +295,7 @@ func explore(b bounds, start *world) (visited int, wrong string) {
 // TestNoAcknowledgedRowIsLost explores every history of a synchronous set.
 func TestNoAcknowledgedRowIsLost(t *testing.T) {
 	b := bounds{epochs: 3, writes: 3}
-	visited, wrong := explore(b, &world{leader: -1, last: -1, sync: Sync{Need: 1}})
+	visited, wrong := explore(&world{leader: -1, last: -1, sync: Sync{Need: 1}}, func(w *world) []*world { return w.next(b) })
 	if wrong != "" {
 		t.Fatal(wrong)
 	}
