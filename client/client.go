@@ -36,7 +36,7 @@ const maxError = 1 << 20
 
 // call sends in as JSON, if it is not nil, and reads the reply into out, if that
 // is not nil. Errors have the class that belongs to their status.
-func (c *Client) call(ctx context.Context, method, path string, in, out any) (err error) {
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -45,12 +45,26 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) (er
 		}
 		body = bytes.NewReader(b)
 	}
+	return c.send(ctx, method, path, "application/json", body, func(reply io.Reader) error {
+		if out == nil {
+			return nil
+		}
+		if err := json.NewDecoder(reply).Decode(out); err != nil {
+			return fmt.Errorf("decode reply: %w", err)
+		}
+		return nil
+	})
+}
+
+// send makes a request, of the given type where it has a body, and has read take
+// the reply if that is no error.
+func (c *Client) send(ctx context.Context, method, path, contentType string, body io.Reader, read func(io.Reader) error) (err error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://holdfast"+path, body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", contentType)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -60,13 +74,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) (er
 	if resp.StatusCode >= http.StatusBadRequest {
 		return failure(resp)
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("decode reply: %w", err)
-	}
-	return nil
+	return read(resp.Body)
 }
 
 // failure makes an error of an error reply. A daemon that has no such endpoint,

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -101,7 +100,7 @@ type ExportOptions struct {
 
 // ExportVolume writes a volume, or a snapshot of it, as a tar. A tar that was
 // cut off, whatever the reason, is an error.
-func (c *Client) ExportVolume(ctx context.Context, volume string, o ExportOptions, to io.Writer) (err error) {
+func (c *Client) ExportVolume(ctx context.Context, volume string, o ExportOptions, to io.Writer) error {
 	q := url.Values{}
 	if o.Snapshot != "" {
 		q.Set("snapshot", o.Snapshot)
@@ -112,22 +111,13 @@ func (c *Client) ExportVolume(ctx context.Context, volume string, o ExportOption
 	if o.Compress != "" {
 		q.Set("compress", o.Compress)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://holdfast"+path(api.PathVolumeExport, volume, "")+"?"+q.Encode(), nil)
-	if err != nil {
-		return fmt.Errorf("make request: %w", err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask the daemon: %w", err)
-	}
-	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	if resp.StatusCode >= http.StatusBadRequest {
-		return failure(resp)
-	}
-	if _, err := io.Copy(to, resp.Body); err != nil {
-		return fmt.Errorf("read the export of volume %s: %w", volume, err)
-	}
-	return nil
+	at := path(api.PathVolumeExport, volume, "") + "?" + q.Encode()
+	return c.send(ctx, http.MethodGet, at, "", nil, func(reply io.Reader) error {
+		if _, err := io.Copy(to, reply); err != nil {
+			return fmt.Errorf("read the export of volume %s: %w", volume, err)
+		}
+		return nil
+	})
 }
 
 // ImportOptions describe the volume that an import makes.
@@ -138,7 +128,7 @@ type ImportOptions struct {
 }
 
 // ImportVolume makes a volume of a tar, which may be compressed (zstd, gzip).
-func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOptions, from io.Reader) (_ api.VolumeImported, err error) {
+func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOptions, from io.Reader) (api.VolumeImported, error) {
 	q := url.Values{}
 	if o.Driver != "" {
 		q.Set("driver", o.Driver)
@@ -149,23 +139,15 @@ func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOption
 		}
 	}
 	var out api.VolumeImported
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://holdfast"+path(api.PathVolumeImport, volume, "")+"?"+q.Encode(), io.NopCloser(from))
-	if err != nil {
-		return out, fmt.Errorf("make request: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/x-tar")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return out, fmt.Errorf("ask the daemon: %w", err)
-	}
-	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	if resp.StatusCode >= http.StatusBadRequest {
-		return out, failure(resp)
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
-		return out, fmt.Errorf("decode reply: %w", err)
-	}
-	return out, nil
+	at := path(api.PathVolumeImport, volume, "") + "?" + q.Encode()
+	// It is the caller's to close.
+	err := c.send(ctx, http.MethodPost, at, "application/x-tar", io.NopCloser(from), func(reply io.Reader) error {
+		if err := json.NewDecoder(reply).Decode(&out); err != nil {
+			return fmt.Errorf("decode reply: %w", err)
+		}
+		return nil
+	})
+	return out, err
 }
 
 // Trash lists the removed volumes that can be had back, oldest first.
