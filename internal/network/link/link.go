@@ -342,9 +342,9 @@ func (l *Link) Leftovers(context.Context) (boxes, ends, bridges []string, err er
 			boxes = append(boxes, e.Name())
 		}
 	}
-	links, err := l.h.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, nil, nil, fmt.Errorf("list links: %w", err)
+	links, err := linksOf(l.h)
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	prefix := network.HostEndPrefix(l.c.Instance)
 	for _, k := range links {

@@ -14,7 +14,6 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/network"
-	"holdfast.dev/holdfast/internal/network/ns"
 )
 
 // EnsureParent implements network.Link. A VLAN that a daemon made and was killed
@@ -155,12 +154,7 @@ func (l *Link) attachVlan(ctx context.Context, i network.Interface, parent netli
 	if err != nil {
 		return "", err
 	}
-	return name, ns.Do(l.path(i.Sandbox), func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return fmt.Errorf("open rtnetlink: %w", err)
-		}
-		defer h.Close()
+	return name, l.inside(i.Sandbox, func(h *netlink.Handle) error {
 		dev, err := h.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("find %s: %w", name, err)
@@ -195,15 +189,10 @@ func (l *Link) Unseat(_ context.Context, sandbox, mark string) error {
 	if _, err := l.Sandbox(sandbox); errdefs.IsNotFound(err) {
 		return nil
 	}
-	return ns.Do(l.path(sandbox), func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	return l.inside(sandbox, func(h *netlink.Handle) error {
+		links, err := linksOf(h)
 		if err != nil {
-			return fmt.Errorf("open rtnetlink: %w", err)
-		}
-		defer h.Close()
-		links, err := h.LinkList()
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return fmt.Errorf("list links: %w", err)
+			return err
 		}
 		for _, k := range links {
 			if k.Attrs().Alias != mark {

@@ -418,14 +418,30 @@ func (l *Link) Detach(_ context.Context, hostEnd string) error {
 	return nil
 }
 
-// Gateways implements network.Link.
-func (l *Link) Gateways(_ context.Context, sandbox string, v4, v6 network.Way) error {
+// inside runs do in a sandbox's namespace, with rtnetlink of that.
+func (l *Link) inside(sandbox string, do func(*netlink.Handle) error) error {
 	return ns.Do(l.path(sandbox), func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return fmt.Errorf("open rtnetlink: %w", err)
 		}
 		defer h.Close()
+		return do(h)
+	})
+}
+
+// linksOf lists links. A list that changed while it was read is good enough.
+func linksOf(h *netlink.Handle) ([]netlink.Link, error) {
+	links, err := h.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return links, nil
+}
+
+// Gateways implements network.Link.
+func (l *Link) Gateways(_ context.Context, sandbox string, v4, v6 network.Way) error {
+	return l.inside(sandbox, func(h *netlink.Handle) error {
 		return errors.Join(gateway(h, netlink.FAMILY_V4, v4), gateway(h, netlink.FAMILY_V6, v6))
 	})
 }
@@ -493,15 +509,10 @@ func holderOf(h *netlink.Handle, family int, a netip.Addr) (int, error) {
 // Stats implements network.Link.
 func (l *Link) Stats(_ context.Context, sandbox string) (map[string]container.NetworkStats, error) {
 	out := map[string]container.NetworkStats{}
-	err := ns.Do(l.path(sandbox), func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	err := l.inside(sandbox, func(h *netlink.Handle) error {
+		links, err := linksOf(h)
 		if err != nil {
-			return fmt.Errorf("open rtnetlink: %w", err)
-		}
-		defer h.Close()
-		links, err := h.LinkList()
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return fmt.Errorf("list links: %w", err)
+			return err
 		}
 		for _, k := range links {
 			s := k.Attrs().Statistics
