@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/moby/moby/api/types/events"
 
@@ -24,12 +23,11 @@ var _ dash.Backend = dashboard{}
 // Storage implements dash.Backend.
 func (b dashboard) Storage(ctx context.Context) (dash.Storage, error) {
 	d := b.d
-	s := dash.Storage{Root: d.cfg.Root}
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(d.cfg.Root, &fs); err != nil {
-		return s, err
+	disk, err := diskOf(d.cfg.Root)
+	if err != nil {
+		return dash.Storage{}, err
 	}
-	s.Total, s.Free = int64(fs.Blocks)*fs.Bsize, int64(fs.Bavail)*fs.Bsize //nolint:gosec // sizes of disks fit
+	s := dash.Storage{Root: d.cfg.Root, Total: disk.Total, Free: disk.Free}
 	images, parts, err := d.images.Weigh(ctx)
 	if err != nil {
 		return s, err

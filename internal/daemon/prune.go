@@ -29,6 +29,9 @@ type prunePlan struct {
 	cache      []build.CacheRecord
 	keepsCache bool // records of the build cache stay
 
+	made  map[string]map[string]int64 // what each image is made of, if images are in it
+	sizes map[string]int64            // of the images, as lists show them
+
 	candidates []usage.Candidate // of all, in order
 	frees      []int64
 }
@@ -141,6 +144,9 @@ func cacheOptions(s api.PruneStep) (build.PruneOptions, error) {
 
 // weigh lists the plan in the order of its steps and tells what each thing frees.
 func (d *Daemon) weigh(ctx context.Context, r api.PruneRequest, p *prunePlan) error {
+	if err := d.weighImages(ctx, p); err != nil {
+		return err
+	}
 	for _, s := range r.Steps {
 		switch s.Kind {
 		case api.PruneContainers:
@@ -159,11 +165,8 @@ func (d *Daemon) weigh(ctx context.Context, r api.PruneRequest, p *prunePlan) er
 			for _, c := range p.cache {
 				p.candidates = append(p.candidates, cacheCandidate(c))
 			}
-		}
-		if s.Kind == api.PruneImages && len(p.images) > 0 {
-			if err := d.imageCandidates(ctx, p); err != nil {
-				return err
-			}
+		case api.PruneImages:
+			p.imageCandidates()
 		}
 	}
 	return d.frees(ctx, p)
@@ -207,48 +210,48 @@ func cacheCandidate(c build.CacheRecord) usage.Candidate {
 	return out
 }
 
-func (d *Daemon) imageCandidates(ctx context.Context, p *prunePlan) error {
+// weighImages looks once, for imageCandidates and frees, at what all images are
+// made of.
+func (d *Daemon) weighImages(ctx context.Context, p *prunePlan) error {
+	if len(p.images) == 0 {
+		return nil
+	}
 	list, parts, err := d.images.Weigh(ctx)
 	if err != nil {
 		return err
 	}
-	sizes := map[string]int64{}
+	p.made, p.sizes = parts, map[string]int64{}
 	for _, i := range list {
-		sizes[i.ID] = i.Size
-	}
-	for _, i := range p.images {
-		c := usage.Candidate{Kind: api.PruneImages, ID: i.ID, Name: i.Name, Why: i.Why, Size: sizes[i.ID]}
-		if i.Last {
-			c.Parts = parts[i.ID]
-		}
-		p.candidates = append(p.candidates, c)
+		p.sizes[i.ID] = i.Size
 	}
 	return nil
 }
 
-func (d *Daemon) frees(ctx context.Context, p *prunePlan) error {
+func (p *prunePlan) imageCandidates() {
+	for _, i := range p.images {
+		c := usage.Candidate{Kind: api.PruneImages, ID: i.ID, Name: i.Name, Why: i.Why, Size: p.sizes[i.ID]}
+		if i.Last {
+			c.Parts = p.made[i.ID]
+		}
+		p.candidates = append(p.candidates, c)
+	}
+}
+
+func (d *Daemon) frees(ctx context.Context, p *prunePlan) (err error) {
 	goes := map[string]bool{}
 	for _, i := range p.images {
 		goes[i.ID] = goes[i.ID] || i.Last
 	}
-	var (
-		stay   []usage.Made
-		pinned map[string]bool
-	)
-	if len(goes) > 0 {
-		list, parts, err := d.images.Weigh(ctx)
-		if err != nil {
+	var stay []usage.Made
+	for id := range p.sizes {
+		if !goes[id] {
+			stay = append(stay, usage.Made{ID: id, Parts: p.made[id]})
+		}
+	}
+	var pinned map[string]bool
+	if len(goes) > 0 && p.keepsCache {
+		if pinned, err = d.imageStore.Pinned(ctx); err != nil {
 			return err
-		}
-		for _, i := range list {
-			if !goes[i.ID] {
-				stay = append(stay, usage.Made{ID: i.ID, Parts: parts[i.ID]})
-			}
-		}
-		if p.keepsCache {
-			if pinned, err = d.imageStore.Pinned(ctx); err != nil {
-				return err
-			}
 		}
 	}
 	p.frees = usage.Frees(p.candidates, stay, func(part string) bool { return pinned[part] })
