@@ -10,6 +10,7 @@ import (
 	"github.com/moby/swarmkit/v2/api"
 	"google.golang.org/grpc"
 
+	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
@@ -34,7 +35,7 @@ func (m *member) tellEvents(ctx context.Context) {
 			return
 		}
 		m.s.d.Log.Debug("watch of the swarm ended", logkey.Err, err)
-		if m.s.pause(ctx, watchAgain) != nil {
+		if clock.Sleep(ctx, m.s.d.Clock, watchAgain) != nil {
 			return
 		}
 	}

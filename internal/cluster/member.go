@@ -13,6 +13,7 @@ import (
 	swarmnode "github.com/moby/swarmkit/v2/node"
 	"google.golang.org/grpc"
 
+	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
@@ -87,11 +88,7 @@ func (m *member) begin(a attempt) {
 			if m.s.d.Clock.Now().Sub(started) > retryMost {
 				delay = retryFirst
 			}
-			timer := m.s.d.Clock.NewTimer(delay)
-			select {
-			case <-timer.C():
-			case <-m.life.Done():
-				timer.Stop()
+			if clock.Sleep(m.life, m.s.d.Clock, delay) != nil {
 				return
 			}
 			delay = min(delay*2, retryMost)

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/swarmkit/v2/api"
 	"github.com/moby/swarmkit/v2/manager/encryption"
 
+	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/cluster/convert"
@@ -112,20 +113,9 @@ func (s *Service) configure(ctx context.Context, m *member, spec swarm.Spec) err
 		if !errors.Is(err, errNoSwarm) && !strings.Contains(err.Error(), "update out of sequence") {
 			return err
 		}
-		if err := s.pause(ctx, 50*time.Millisecond); err != nil {
+		if err := clock.Sleep(ctx, s.d.Clock, 50*time.Millisecond); err != nil {
 			return err
 		}
-	}
-}
-
-func (s *Service) pause(ctx context.Context, d time.Duration) error {
-	timer := s.d.Clock.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
+	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
@@ -83,7 +84,7 @@ func (s *Service) stopHealth(c *Container) {
 
 func (s *Service) watchHealth(ctx context.Context, c *Container, cmd []string) {
 	for {
-		if s.sleep(ctx, healthPause(c.record(), s.d.Clock.Now())) != nil {
+		if clock.Sleep(ctx, s.d.Clock, healthPause(c.record(), s.d.Clock.Now())) != nil {
 			return
 		}
 		res := s.probe(ctx, c, cmd)

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 
+	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
@@ -93,7 +94,7 @@ func (s *Service) PruneThese(ctx context.Context, plan []Prunable) (container.Pr
 	}
 	slices.SortStableFunc(plan, func(a, b Prunable) int { return btoi(young(a)) - btoi(young(b)) })
 	for _, p := range plan {
-		if young(p) && !s.wait(ctx, p.rec.Created.Add(s.d.Settings.PruneGrace).Sub(s.d.Clock.Now())) {
+		if left := p.rec.Created.Add(s.d.Settings.PruneGrace).Sub(s.d.Clock.Now()); young(p) && left > 0 && clock.Sleep(ctx, s.d.Clock, left) != nil {
 			break
 		}
 		if ctx.Err() != nil {
@@ -113,21 +114,6 @@ func btoi(b bool) int {
 		return 1
 	}
 	return 0
-}
-
-// wait is false if ctx ended.
-func (s *Service) wait(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	t := s.d.Clock.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C():
-		return true
-	}
 }
 
 func (s *Service) pruneOne(ctx context.Context, p Prunable, rep *container.PruneReport) {

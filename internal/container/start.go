@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -356,18 +355,6 @@ func (s *Service) tearDown(ctx context.Context, c *Container, removing bool) {
 		return nil
 	})
 	_ = g.Wait() // its functions return no errors: they are logged above
-}
-
-// sleep waits for d or until ctx ends.
-func (s *Service) sleep(ctx context.Context, d time.Duration) error {
-	t := s.d.Clock.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func (s *Service) goingDown() bool {

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
@@ -47,7 +48,7 @@ func (s *Service) Stats(ctx context.Context, name string, stream, oneShot bool, 
 			}
 		}
 		before = now
-		if err := s.sleep(ctx, statsInterval); err != nil {
+		if err := clock.Sleep(ctx, s.d.Clock, statsInterval); err != nil {
 			return err
 		}
 	}

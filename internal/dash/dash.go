@@ -221,11 +221,7 @@ func (d *Dash) changes(w http.ResponseWriter, r *http.Request) {
 		case <-ctx.Done():
 			return
 		}
-		t := d.clock.NewTimer(rest)
-		select {
-		case <-t.C():
-		case <-ctx.Done():
-			t.Stop()
+		if clock.Sleep(ctx, d.clock, rest) != nil {
 			return
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
@@ -122,7 +123,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 		if err := r.record(ctx); err != nil && ctx.Err() == nil {
 			r.d.Log.Warn("sizes not sampled", logkey.Err, err)
 		}
-		if !rest(ctx, r.d.Clock, steps[0].apart) {
+		if clock.Sleep(ctx, r.d.Clock, steps[0].apart) != nil {
 			return nil
 		}
 	}

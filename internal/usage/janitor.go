@@ -184,7 +184,7 @@ func (j *Janitor) Log() ([]*Run, error) {
 func (j *Janitor) Run(ctx context.Context) error {
 	last := j.d.Clock.Now()
 	var forMark time.Time
-	for rest(ctx, j.d.Clock, watch) {
+	for clock.Sleep(ctx, j.d.Clock, watch) == nil {
 		p, now := j.d.Policy(), j.d.Clock.Now()
 		disk, err := j.d.Store.Disk()
 		if err != nil {

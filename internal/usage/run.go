@@ -35,20 +35,9 @@ func (l *Ledger) Run(ctx context.Context) error {
 		} else if err := l.save(); err != nil {
 			l.d.Log.Warn("ledger of sizes not written", logkey.Err, err)
 		}
-		if !rest(ctx, l.d.Clock, wait) {
+		if clock.Sleep(ctx, l.d.Clock, wait) != nil {
 			return nil
 		}
-	}
-}
-
-func rest(ctx context.Context, c clock.Clock, d time.Duration) bool {
-	t := c.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C():
-		return true
 	}
 }
 

@@ -1,7 +1,10 @@
 // Package clock is the only way domains read time, so that tests can hold it.
 package clock
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Clock tells time and makes timers.
 type Clock interface {
@@ -32,3 +35,15 @@ func (System) NewTimer(d time.Duration) Timer { return systemTimer{time.NewTimer
 func (s systemTimer) C() <-chan time.Time        { return s.t.C }
 func (s systemTimer) Stop() bool                 { return s.t.Stop() }
 func (s systemTimer) Reset(d time.Duration) bool { return s.t.Reset(d) }
+
+// Sleep waits for d, or until the context ends, whose error it returns.
+func Sleep(ctx context.Context, c Clock, d time.Duration) error {
+	t := c.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
