@@ -240,7 +240,16 @@ func (b *Builder) unpack(body io.Reader) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make a directory for the build context: %w", err)
 	}
-	if err := b.unpackTo(body, dir); err != nil {
+	err = b.unpackTo(body, dir)
+	if err == nil {
+		// The archive ends before its body does. As long as a request's body was not
+		// read to its end, the server does not look whether the client is still
+		// there, and a build would outlive it.
+		if _, err = io.Copy(io.Discard, body); err != nil {
+			err = fault.Wrap(errdefs.ErrInvalidArgument, err, "read what follows the build context")
+		}
+	}
+	if err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
 	return dir, nil
