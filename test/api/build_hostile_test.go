@@ -176,7 +176,7 @@ func TestBuildRefusesArchivesThatDoNotFit(t *testing.T) {
 	d.Image("busybox")
 	free := func() int64 {
 		var st unix.Statfs_t
-		if err := unix.Statfs(d.Root(), &st); err != nil {
+		if err := unix.Statfs(d.Path(d.Root()), &st); err != nil {
 			t.Fatal(err)
 		}
 		return int64(st.Bavail) * st.Bsize
