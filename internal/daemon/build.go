@@ -17,6 +17,7 @@ import (
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
 	"holdfast.dev/holdfast/internal/image"
 	"holdfast.dev/holdfast/internal/network"
+	"holdfast.dev/holdfast/internal/store"
 )
 
 func (d *Daemon) startBuilder(ctx context.Context) error {
@@ -34,6 +35,7 @@ func (d *Daemon) startBuilder(ctx context.Context) error {
 		Dangling:     image.DanglingPrefix,
 		Hosts:        imagestore.Registries(registries(d.cfg, d.version)), //nolint:contextcheck // it only reads files
 		Networks:     buildNetworks{d.networks, files},
+		Ledger:       store.NewCollection[buildkit.Kept](d.db, "build-cache"),
 		Runc:         d.paths.Runc,
 		CgroupParent: path.Join("/", d.cfg.CgroupParent),
 		Version:      d.version.Version,
@@ -44,6 +46,7 @@ func (d *Daemon) startBuilder(ctx context.Context) error {
 	}
 	d.builder = b
 	d.onStop(func(context.Context) error { return b.Close() }) //nolint:contextcheck // it finishes whatever becomes of the caller
+	d.supervise(ctx, "ledger of the build cache", b.Run)
 	return nil
 }
 

@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -76,7 +75,6 @@ type Daemon struct {
 	pools      *btrfs.Pools
 	janitor    *usage.Janitor
 	recorder   *usage.Recorder
-	cacheSize  atomic.Int64 // of the build cache, when it was last seen
 	volumes    *volume.Service
 	plugins    *plugin.Registry
 	networks   *network.Service

@@ -69,17 +69,11 @@ func (d *Daemon) sizes(ctx context.Context) (map[string]int64, error) {
 		}
 		out["image "+name] = total
 	}
-	if d.builder.Awake() {
-		u, err := d.buildUsage(ctx)
-		if err != nil {
-			return nil, err
-		}
-		d.cacheSize.Store(u.TotalSize)
+	cache, err := d.buildUsage(ctx)
+	if err == nil && cache.TotalSize > 0 {
+		out[api.PruneCache] = cache.TotalSize
 	}
-	if n := d.cacheSize.Load(); n > 0 {
-		out[api.PruneCache] = n
-	}
-	return out, nil
+	return out, err
 }
 
 // Top implements the storage router's Backend.

@@ -18,6 +18,7 @@ import (
 	bkclient "github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/control"
 	"github.com/moby/buildkit/session"
+	snapshot "github.com/moby/buildkit/snapshot/containerd"
 	"google.golang.org/grpc"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -41,6 +42,7 @@ type Config struct {
 	Dangling     string         // begins the names of images without one
 	Hosts        docker.RegistryHosts
 	Networks     Networks
+	Ledger       Ledger // what is told of the cache while BuildKit sleeps
 	Runc         string
 	CgroupParent string
 	Version      string
@@ -57,6 +59,10 @@ type Builder struct {
 
 	running sync.WaitGroup // connections and builds; added to under mu
 	builds  builds
+
+	counted *counted
+	chains  *imageChains
+	touched chan struct{} // holds one while the cache may differ from what was counted
 }
 
 // opened are BuildKit's parts once they run.
@@ -76,14 +82,30 @@ var errClosed = errors.New("the daemon is shutting down")
 
 // New returns a Builder. It clears away what steps of a killed daemon left.
 func New(ctx context.Context, cfg Config) (*Builder, error) {
-	b := &Builder{cfg: cfg, builds: builds{cancel: map[string]context.CancelFunc{}}}
-	if err := b.sweep(ctx); err != nil {
-		return nil, err
+	b := &Builder{
+		cfg: cfg, builds: builds{cancel: map[string]context.CancelFunc{}}, touched: make(chan struct{}, 1),
+		chains: &imageChains{
+			images: inNamespace{cfg.Images, cfg.Namespace},
+			blobs:  snapshot.NewContentStore(cfg.Client.ContentStore(), cfg.Namespace),
+		},
 	}
-	return b, nil
+	var err error
+	if b.counted, err = newCounted(cfg.Ledger); err != nil {
+		cfg.Log.Warn("what was known of the build cache is lost", logkey.Err, err)
+	}
+	return b, b.sweep(ctx)
 }
 
 func (b *Builder) executorDir() string { return filepath.Join(b.cfg.Root, "executor") }
+
+// change is use for what may change the cache.
+func (b *Builder) change(ctx context.Context) (_ *opened, done func(), err error) {
+	o, end, err := b.use(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return o, func() { b.touch(); end() }, nil
+}
 
 // use returns the running BuildKit, opening it if need be. The caller calls done
 // when it no longer uses it.
@@ -119,7 +141,7 @@ func (b *Builder) Awake() bool {
 // ServeSession serves a client's session on a connection that was taken over,
 // until either end closes it.
 func (b *Builder) ServeSession(ctx context.Context, conn net.Conn, headers http.Header) error {
-	o, done, err := b.use(ctx)
+	o, done, err := b.change(ctx)
 	if err != nil {
 		return err
 	}
@@ -133,7 +155,7 @@ func (b *Builder) ServeSession(ctx context.Context, conn net.Conn, headers http.
 // ServeControl serves BuildKit's control service on a connection that was
 // taken over, until either end closes it.
 func (b *Builder) ServeControl(ctx context.Context, conn net.Conn) error {
-	o, done, err := b.use(ctx)
+	o, done, err := b.change(ctx)
 	if err != nil {
 		return err
 	}
@@ -162,6 +184,9 @@ func (o *opened) serve(ctx context.Context, conn net.Conn) error {
 	}
 	return nil
 }
+
+// lastWord bounds the wait for BuildKit's last word on its cache.
+const lastWord = 20 * time.Second
 
 // prefaceLimit bounds the wait for a client's first bytes.
 const prefaceLimit = 30 * time.Second
@@ -214,6 +239,11 @@ func (b *Builder) Close() error {
 	o.server.Stop()
 	err := o.client.Close()
 	b.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), lastWord)
+	defer cancel()
+	if perr := b.putDown(ctx, o, true); perr != nil { // the next daemon asks again
+		b.cfg.Log.Warn("build cache not counted", logkey.Err, perr)
+	}
 	err = errors.Join(err, o.control.Close())
 	o.lent.close(b.cfg.Log)
 	b.dropCgroups()

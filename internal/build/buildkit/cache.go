@@ -16,10 +16,10 @@ import (
 	"holdfast.dev/holdfast/internal/build"
 )
 
-// Records lists the build cache.
+// Records lists the build cache. It does not open BuildKit.
 func (b *Builder) Records(ctx context.Context) ([]build.CacheRecord, error) {
-	if !b.used() {
-		return nil, nil
+	if !b.Awake() {
+		return b.asleep(ctx)
 	}
 	o, done, err := b.use(ctx)
 	if err != nil {
@@ -60,7 +60,7 @@ func (b *Builder) Prune(ctx context.Context, o build.PruneOptions) ([]build.Cach
 	if o.Nothing || !b.used() {
 		return nil, nil
 	}
-	bk, done, err := b.use(ctx)
+	bk, done, err := b.change(ctx)
 	if err != nil {
 		return nil, err
 	}

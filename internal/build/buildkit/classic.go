@@ -81,7 +81,7 @@ func (b *Builder) Cancel(id string) {
 // request names no remote one. It returns the image's ID; a failed command is a
 // *build.StepError.
 func (b *Builder) Build(ctx context.Context, r build.Request, body io.Reader, progress *build.Classic) (id string, tags []string, err error) {
-	o, done, err := b.use(ctx)
+	o, done, err := b.change(ctx)
 	if err != nil {
 		return "", nil, err
 	}
@@ -115,7 +115,7 @@ func (b *Builder) Build(ctx context.Context, r build.Request, body io.Reader, pr
 // BuildInSession solves a request whose context is in a client's session. trace
 // gets what the control service says of the build's status, encoded.
 func (b *Builder) BuildInSession(ctx context.Context, r build.Request, trace func([]byte) error) (string, error) {
-	o, done, err := b.use(ctx)
+	o, done, err := b.change(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/gc"
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/cache/remotecache"
@@ -76,6 +77,11 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 	if err := os.MkdirAll(b.cfg.Root, 0o711); err != nil {
 		return nil, err
 	}
+	if err := b.counted.opening(); errdefs.IsResourceExhausted(err) {
+		b.cfg.Log.Warn("not noted that the build cache may change", logkey.Err, err) // a prune may be what makes room
+	} else if err != nil {
+		return nil, fmt.Errorf("note that the build cache may change: %w", err)
+	}
 	sayVersion()
 	sessions, err := session.NewManager()
 	if err != nil {
@@ -91,7 +97,7 @@ func (b *Builder) open(ctx context.Context) (_ *opened, err error) {
 		return nil, errors.Join(err, opt.MetadataStore.Close())
 	}
 	made.add(inner.Close)
-	w := &imageWorker{Worker: inner, dangling: b.cfg.Dangling, root: b.cfg.Root, images: inNamespace{b.cfg.Images, b.cfg.Namespace}}
+	w := &imageWorker{Worker: inner, dangling: b.cfg.Dangling, root: b.cfg.Root, chains: b.chains}
 	workers := &worker.Controller{}
 	if err := workers.Add(w); err != nil {
 		return nil, err

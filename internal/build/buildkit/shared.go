@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	bkclient "github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/snapshot"
 	"github.com/moby/buildkit/util/disk"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -31,17 +30,8 @@ import (
 func shared(list []*bkclient.UsageInfo, chains map[digest.Digest]bool, lookup func(id string) layer) map[string]sharing {
 	out := map[string]sharing{}
 	for _, u := range list {
-		l := lookup(u.ID)
-		if l.chain == "" || !chains[l.chain] {
-			continue
-		}
-		// What a step made has a snapshot of its own beside the image's; a base image's
-		// layers are the same one.
-		own, ok := snapshot.ParseLayerSnapshotID(l.snapshot)
-		if ok && own == l.chain {
-			out[u.ID] = oneSnapshot
-		} else {
-			out[u.ID] = ownSnapshot
+		if of := sharingOf(lookup(u.ID), chains); of != notShared {
+			out[u.ID] = of
 		}
 	}
 	return out
@@ -76,36 +66,29 @@ func (w *imageWorker) layerOf(id string) (l layer) {
 	return l
 }
 
-// chainsOf lists the layers of all images, each by the chain that ends with it.
-func chainsOf(ctx context.Context, list []images.Image, blobs content.Provider) (map[digest.Digest]bool, error) {
-	out := map[digest.Digest]bool{}
-	for _, i := range list {
-		layers, err := i.RootFS(ctx, blobs, platforms.Default())
-		if errdefs.IsNotFound(err) {
-			continue // of another platform, or being removed
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the layers of %s: %w", i.Name, err)
-		}
-		for _, c := range identity.ChainIDs(slices.Clone(layers)) {
-			out[c] = true
-		}
+// chainsOf lists the layers of an image, each by the chain that ends with it: none
+// of one for another platform, or that is being removed.
+func chainsOf(ctx context.Context, i images.Image, blobs content.Provider) ([]digest.Digest, error) {
+	layers, err := i.RootFS(ctx, blobs, platforms.Default())
+	if errdefs.IsNotFound(err) {
+		return nil, nil
 	}
-	return out, nil
+	if err != nil {
+		return nil, fmt.Errorf("read the layers of %s: %w", i.Name, err)
+	}
+	return identity.ChainIDs(slices.Clone(layers)), nil
 }
 
 // usage lists the whole cache, with what is shared told rightly.
 func (w *imageWorker) usage(ctx context.Context, ageLimit bkclient.DiskUsageInfo) ([]*bkclient.UsageInfo, map[string]sharing, error) {
 	ageLimit.Filter = nil
+	w.asking.Lock()
+	defer w.asking.Unlock()
 	list, err := w.Worker.DiskUsage(ctx, ageLimit)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := w.images.List(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list the images: %w", err)
-	}
-	chains, err := chainsOf(ctx, all, w.ContentStore())
+	chains, err := w.chains.all(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -28,7 +29,11 @@ type imageWorker struct {
 	*base.Worker
 	dangling string
 	root     string // on the disk where steps write
-	images   images.Store
+	chains   *imageChains
+
+	// asking is held while BuildKit is asked for its usage: it holds records to
+	// measure them, and others that ask would take them for used, or for other ones.
+	asking sync.Mutex
 }
 
 // Exporter implements worker.Worker.
