@@ -28,11 +28,11 @@ type cached struct {
 
 func (l *cached) Name() string { return l.name }
 
-func (l *cached) Log(m Message) error { return l.logAll([]Message{m}) }
+func (l *cached) Log(m Message) error { return l.logAll([]Message{m}, nil) }
 
 // logAll tries each message, and keeps them all whatever becomes of it: the
 // error is the first one.
-func (l *cached) logAll(ms []Message) error {
+func (l *cached) logAll(ms []Message, note Note) error {
 	if l.to == nil {
 		return errors.New("log is open for reading only")
 	}
@@ -45,7 +45,7 @@ func (l *cached) logAll(ms []Message) error {
 	if l.cache == nil {
 		return first
 	}
-	return errors.Join(first, l.cache.logAll(ms))
+	return errors.Join(first, l.cache.logAll(ms, note))
 }
 
 func (l *cached) Read(ctx context.Context, o ReadOptions, emit func(Message) error) error {

@@ -19,6 +19,7 @@ const lagLimit = 256 << 20
 // segment is one file of a log that this process has written.
 type segment struct {
 	f       *os.File
+	start   Place    // of its first byte
 	size    int64    // bytes of whole records
 	refs    int      // the writer, the followers that read it, the segment before it
 	next    *segment // the file that was begun after it
@@ -88,22 +89,36 @@ func openSegment(path string) (*segment, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &segment{f: f, size: st.Size(), refs: 1}, nil
+	start, err := identify(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &segment{f: f, start: start, size: st.Size(), refs: 1}, nil
 }
 
-func (l *fileLog) Log(m Message) error { return l.logAll([]Message{m}) }
+func (l *fileLog) Log(m Message) error { return l.logAll([]Message{m}, nil) }
 
 // logAll appends the messages by one write where no rotation falls between them.
-func (l *fileLog) logAll(ms []Message) error {
+func (l *fileLog) logAll(ms []Message, note Note) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || l.readOnly {
 		return fs.ErrClosed
 	}
 	l.buf = l.buf[:0]
-	for _, m := range ms {
+	done := 0
+	flush := func(upTo int) error {
+		if note != nil && upTo > done {
+			p := l.cur.start
+			p.At = l.cur.size
+			note(p, done, upTo)
+		}
+		done = upTo
+		return l.flush()
+	}
+	for i, m := range ms {
 		if l.maxSize > 0 && l.cur.size+int64(len(l.buf)) >= l.maxSize {
-			if err := l.flush(); err != nil {
+			if err := flush(i); err != nil {
 				return err
 			}
 			l.rotate()
@@ -113,7 +128,7 @@ func (l *fileLog) logAll(ms []Message) error {
 		}
 		l.buf = l.codec.encode(l.buf, m)
 	}
-	return l.flush()
+	return flush(len(ms))
 }
 
 // flush writes buf; a write that fails half-way is undone.

@@ -43,13 +43,14 @@ type Logger interface {
 
 // batcher is a Logger that writes several messages at once, all or none.
 type batcher interface {
-	logAll(ms []Message) error
+	logAll(ms []Message, note Note) error
 }
 
-// LogAll writes messages in order, in one piece where the driver can.
-func LogAll(l Logger, ms []Message) error {
+// LogAll writes messages in order, in one piece where the driver can. note may be
+// nil; a driver that keeps no files, or writes later, does not call it.
+func LogAll(l Logger, ms []Message, note Note) error {
 	if b, ok := l.(batcher); ok {
-		return b.logAll(ms)
+		return b.logAll(ms, note)
 	}
 	for _, m := range ms {
 		if err := l.Log(m); err != nil {

@@ -119,7 +119,7 @@ func TestMessagesComeBackWhole(t *testing.T) {
 				{Stream: "stderr", Time: epoch.Add(1), Line: []byte("p"), Partial: true},
 				{Stream: "stderr", Time: epoch.Add(2), Line: bytes.Repeat([]byte("x"), 16<<10)},
 			}
-			if err := LogAll(l, in); err != nil {
+			if err := LogAll(l, in, nil); err != nil {
 				t.Fatal(err)
 			}
 			var out []Message
@@ -232,7 +232,7 @@ func TestReadAgainstModel(t *testing.T) {
 				}
 				batch = append(batch, m)
 			}
-			if err := LogAll(l, batch); err != nil {
+			if err := LogAll(l, batch, nil); err != nil {
 				t.Fatal(err)
 			}
 			all = append(all, batch...)

@@ -62,7 +62,7 @@ func (r *ring) run() {
 		if len(batch) > 0 {
 			// A driver that fails loses these messages: that is what the user
 			// chose over waiting.
-			if err := LogAll(r.to, batch); err != nil {
+			if err := LogAll(r.to, batch, nil); err != nil {
 				r.mu.Lock()
 				r.dropped += len(batch)
 				r.mu.Unlock()

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/container/logs"
 )
 
 // carry is what a daemon that is killed hands to the next one, for one output
@@ -20,27 +22,56 @@ import (
 // keeping it up to date is a few stores and no system call. It need not outlive
 // the machine's run: neither do processes and pipes.
 //
-// Layout: a head, then two slots. The head says which slot counts and how many
-// bytes of the pipe are logged but not yet taken out of it, in one word: it is
+// Layout: a head, two slots, an intent. The head says which slot counts and how
+// many bytes of the pipe are logged but not yet taken out of it, in one word: it is
 // changed by one store. A slot is written only while the other one counts.
+//
+// A kill takes a thread at the end of a system call above all: the log's write is
+// done and nothing says so. So the intent says what is about to be logged and where
+// in the log it begins, and the next daemon looks there.
 type carry struct {
 	mem  []byte
 	next uint64 // the head that was prepared
 }
 
 const (
-	carryHead  = 64
-	slotHead   = 32
-	carrySlot  = slotHead + maxLine
-	carrySize  = carryHead + 2*carrySlot
-	slotMask   = 1
-	takenShift = 8
+	carryHead = 64
+	slotHead  = 32
+	carrySlot = slotHead + maxLine
+	// The intent came later: it lies behind what older daemons wrote.
+	carryIntent = carryHead + 2*carrySlot
+	carrySize   = carryIntent + intentFirst + 2*placeSize
+	slotMask    = 1
+	takenShift  = 8
 
 	// Offsets in a slot.
 	slotLen    = 0  // of the line's beginning
 	slotInside = 4  // 1: a piece of the line was logged before
 	slotSum    = 8  // of the bytes that were logged last
 	slotSince  = 16 // when the line began, nanoseconds since 1970
+
+	// Offsets in the intent.
+	intentKind  = 0  // one of intentNone…
+	intentPlace = 8  // 0, or which of the two places counts
+	intentBytes = 16 // how many of the pipe, with intentSum
+	intentSum   = 24
+	intentNow   = 32 // the time the messages have
+	intentFirst = 64 // two places
+	placeSize   = 64
+
+	// Offsets in a place.
+	placeFile   = 0
+	placeBorn   = 8
+	placeAt     = 16
+	placeBefore = 24 // messages of the batch
+	placeAfter  = 32
+)
+
+// Kinds of intent.
+const (
+	intentNone  = iota
+	intentWrite // output is logged
+	intentFlush // the beginning of a line is logged, at the end of the stream
 )
 
 // openCarry maps the file, with what an earlier daemon left in it, or fresh.
@@ -86,27 +117,74 @@ func (c *carry) slot(i uint64) []byte {
 	return c.mem[from : from+carrySlot]
 }
 
-// prepare writes down, before p is logged, what s holds of the line that goes on
-// after it. It counts from logged on. A daemon killed between the log's write and
-// logged has p logged twice: that must be an instant, with no work in it.
-func (c *carry) prepare(s *splitter, p []byte) {
-	if c != nil {
-		c.next = c.fill(s, uint64(len(p)), crc32.ChecksumIEEE(p))
-	}
+func (c *carry) intent() []byte { return c.mem[carryIntent:] }
+
+// word is a part of the intent that says whether another part counts.
+func (c *carry) word(off int) *atomic.Uint64 {
+	return (*atomic.Uint64)(unsafe.Pointer(&c.intent()[off]))
 }
 
-// logged notes that what was prepared is logged; it is still in the pipe.
+// prepare writes down, before p is logged, what s holds of the line that goes on
+// after it, which counts from logged on, and that p, read at now, is being logged.
+func (c *carry) prepare(s *splitter, p []byte, now time.Time) {
+	if c == nil {
+		return
+	}
+	sum := crc32.ChecksumIEEE(p)
+	c.next = c.fill(s, uint64(len(p)), sum)
+	b := c.intent()
+	binary.LittleEndian.PutUint64(b[intentBytes:], uint64(len(p)))
+	binary.LittleEndian.PutUint32(b[intentSum:], sum)
+	binary.LittleEndian.PutUint64(b[intentNow:], uint64(now.UnixNano())) //nolint:gosec // read back the same way
+	c.word(intentPlace).Store(0)
+	c.word(intentKind).Store(intentWrite)
+}
+
+// prepareFlush is prepare for the beginning of a line that s held and gave out.
+func (c *carry) prepareFlush(s *splitter) {
+	if c == nil {
+		return
+	}
+	head := c.head().Load()
+	c.next = c.fill(s, head>>takenShift, binary.LittleEndian.Uint32(c.slot(head)[slotSum:]))
+	c.word(intentPlace).Store(0)
+	c.word(intentKind).Store(intentFlush)
+}
+
+// note says where the coming write of the log begins, and how many messages of
+// what was prepared are logged before and after it.
+func (c *carry) note(p logs.Place, before, after int) {
+	if c == nil {
+		return
+	}
+	which := c.word(intentPlace).Load()&1 + 1 // 1, 2, 1…
+	b := c.place(which)
+	binary.LittleEndian.PutUint64(b[placeFile:], p.File)
+	binary.LittleEndian.PutUint64(b[placeBorn:], p.Born)
+	binary.LittleEndian.PutUint64(b[placeAt:], uint64(p.At))       //nolint:gosec // a file's size
+	binary.LittleEndian.PutUint64(b[placeBefore:], uint64(before)) //nolint:gosec // a count
+	binary.LittleEndian.PutUint64(b[placeAfter:], uint64(after))   //nolint:gosec // a count
+	c.word(intentPlace).Store(which)
+}
+
+func (c *carry) place(which uint64) []byte {
+	from := intentFirst + int(which-1)*placeSize //nolint:gosec // 1 or 2
+	return c.intent()[from : from+placeSize]
+}
+
+// logged notes that what was prepared is logged; output is still in the pipe.
 func (c *carry) logged() {
 	if c != nil {
 		c.head().Store(c.next)
+		c.word(intentKind).Store(intentNone)
 	}
 }
 
-// flushed notes that the beginning of a line was logged as well.
-func (c *carry) flushed(s *splitter) {
+// adopt is prepare for an intent that an earlier daemon left: that one and its
+// place stand until the next write is noted.
+func (c *carry) adopt(s *splitter, pending int, sum uint32) {
 	if c != nil {
-		head := c.head().Load()
-		c.head().Store(c.fill(s, head>>takenShift, binary.LittleEndian.Uint32(c.slot(head)[slotSum:])))
+		c.next = c.fill(s, uint64(pending), sum) //nolint:gosec // at most readSize
 	}
 }
 
@@ -133,20 +211,56 @@ func (c *carry) taken() {
 	}
 }
 
-// restore gives s what an earlier daemon held, and says how many bytes at the
-// start of the pipe, with which checksum, that one may have logged.
-func (c *carry) restore(s *splitter) (pending int, sum uint32) {
+// left is what an earlier daemon was in the middle of.
+type left struct {
+	pending int    // bytes at the start of the pipe that it logged
+	sum     uint32 // of them, or of what it was logging
+	intent  uint64
+	bytes   int       // at the start of the pipe that it was logging
+	now     time.Time // the time their messages have
+	// noted: where the last write of these messages was to begin, and how many of
+	// them were logged before and are logged after it.
+	noted         bool
+	place         logs.Place
+	before, after int
+}
+
+// restore gives s what an earlier daemon held, and says what that one was doing.
+func (c *carry) restore(s *splitter) left {
 	if c == nil {
-		return 0, 0
+		return left{}
 	}
 	head := c.head().Load()
 	b := c.slot(head)
 	n := binary.LittleEndian.Uint32(b[slotLen:])
 	if n >= maxLine {
-		return 0, 0 // not ours
+		return left{} // not ours
 	}
 	s.rest = append([]byte(nil), b[slotHead:slotHead+n]...)
 	s.inside = binary.LittleEndian.Uint32(b[slotInside:]) == 1
-	s.since = time.Unix(0, int64(binary.LittleEndian.Uint64(b[slotSince:]))) //nolint:gosec // written the same way
-	return int(head >> takenShift), binary.LittleEndian.Uint32(b[slotSum:])  //nolint:gosec // at most readSize
+	s.since = time.Unix(0, int64(binary.LittleEndian.Uint64(b[slotSince:])))                  //nolint:gosec // written the same way
+	l := left{pending: int(head >> takenShift), sum: binary.LittleEndian.Uint32(b[slotSum:])} //nolint:gosec // at most readSize
+	// With bytes pending the intent was fulfilled.
+	if l.pending == 0 {
+		c.restoreIntent(&l)
+	}
+	return l
+}
+
+func (c *carry) restoreIntent(l *left) {
+	b := c.intent()
+	number := func(b []byte, off int) int { return int(binary.LittleEndian.Uint64(b[off:])) } //nolint:gosec // written by note and prepare
+	if l.intent = c.word(intentKind).Load(); l.intent == intentWrite {
+		l.bytes = number(b, intentBytes)
+		l.sum = binary.LittleEndian.Uint32(b[intentSum:])
+		l.now = time.Unix(0, int64(number(b, intentNow)))
+	}
+	which := c.word(intentPlace).Load()
+	if l.intent == intentNone || which != 1 && which != 2 {
+		return
+	}
+	p := c.place(which)
+	l.noted = true
+	l.place = logs.Place{File: binary.LittleEndian.Uint64(p[placeFile:]), Born: binary.LittleEndian.Uint64(p[placeBorn:]), At: int64(number(p, placeAt))}
+	l.before, l.after = number(p, placeBefore), number(p, placeAfter)
 }

@@ -106,10 +106,13 @@ func (h *Hub) Start(s Streams) {
 	h.work.Add(3)
 	h.mu.Unlock()
 
+	// Before either stream is logged: that may rotate the log in which the other
+	// one's messages are looked for.
+	stdout, stderr := h.newLogWriter("stdout"), h.newLogWriter("stderr")
 	var outputs sync.WaitGroup
 	outputs.Add(2)
-	go func() { defer h.work.Done(); defer outputs.Done(); h.copyOutput("stdout", s.Stdout) }()
-	go func() { defer h.work.Done(); defer outputs.Done(); h.copyOutput("stderr", s.Stderr) }()
+	go func() { defer h.work.Done(); defer outputs.Done(); h.copyOutput(stdout, s.Stdout) }()
+	go func() { defer h.work.Done(); defer outputs.Done(); h.copyOutput(stderr, s.Stderr) }()
 	go func() { defer h.work.Done(); h.pumpInput(s.Stdin) }()
 	h.work.Add(1)
 	go func() { defer h.work.Done(); outputs.Wait(); close(h.drained) }()
@@ -156,22 +159,18 @@ func (h *Hub) Close() {
 }
 
 // copyOutput is the only reader of one output stream.
-func (h *Hub) copyOutput(name string, r io.Reader) {
+func (h *Hub) copyOutput(w *logWriter, r io.Reader) {
+	name := w.lines.stream
 	defer h.end(name)
 	if r == nil {
+		w.carry.close()
 		return
 	}
-	w := logWriter{hub: h, lines: splitter{stream: name}, carry: h.carried[name]}
 	defer w.finish()
 	src := newSource(r)
 	defer src.close()
-	pending, sum := w.carry.restore(&w.lines)
-	if p, ok := src.(*peeker); ok && pending > 0 {
-		if err := p.skip(pending, sum); err != nil {
-			h.cfg.Logger.Warn("output may be logged twice", logkey.Name, name, logkey.Err, err)
-		} else {
-			w.carry.taken()
-		}
+	if err := w.resume(src); err != nil {
+		h.cfg.Logger.Warn("output may be logged twice", logkey.Name, name, logkey.Err, err)
 	}
 	for {
 		p, err := src.next()

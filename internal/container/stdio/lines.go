@@ -74,33 +74,112 @@ type logWriter struct {
 	hub   *Hub
 	lines splitter
 	carry *carry
+	left  left // by an earlier daemon
+	had   int  // messages of that which the log has
 	lost  int
 }
 
-func (w *logWriter) write(p []byte) {
-	var ms []logs.Message
-	if w.hub.cfg.Log != nil {
-		ms = w.lines.split(p, w.hub.cfg.Clock.Now())
+// newLogWriter finds out where an earlier daemon was.
+func (h *Hub) newLogWriter(stream string) *logWriter {
+	w := &logWriter{hub: h, lines: splitter{stream: stream}, carry: h.carried[stream]}
+	w.left = w.carry.restore(&w.lines)
+	var err error
+	if w.had, err = w.countLogged(); err != nil {
+		h.cfg.Logger.Warn("output may be logged twice", logkey.Name, stream, logkey.Err, err)
 	}
-	w.carry.prepare(&w.lines, p)
-	w.log(ms)
+	return w
+}
+
+func (w *logWriter) write(p []byte) {
+	now := w.hub.cfg.Clock.Now()
+	ms := w.split(p, now)
+	w.carry.prepare(&w.lines, p, now)
+	w.log(ms, 0)
 	w.carry.logged()
 }
 
+func (w *logWriter) split(p []byte, now time.Time) []logs.Message {
+	if w.hub.cfg.Log == nil {
+		return nil
+	}
+	return w.lines.split(p, now)
+}
+
+// resume brings to its end what an earlier daemon was doing when it was killed.
+func (w *logWriter) resume(src source) error {
+	l := w.left
+	p, ok := src.(*peeker)
+	switch {
+	case ok && l.pending > 0:
+		if err := p.skip(l.pending, l.sum); err != nil {
+			return err
+		}
+		w.carry.taken()
+	case ok && l.intent == intentWrite:
+		return w.resumeWrite(p, l)
+	case l.intent == intentFlush:
+		ms := w.lines.flush()
+		done := min(w.had, len(ms))
+		w.carry.adopt(&w.lines, 0, 0)
+		w.log(ms[done:], done)
+		w.carry.logged()
+	}
+	return nil
+}
+
+// resumeWrite logs those messages of a batch that are not in the log.
+func (w *logWriter) resumeWrite(p *peeker, l left) error {
+	b, err := p.first(l.bytes, l.sum)
+	if err != nil || b == nil {
+		return err
+	}
+	ms := w.split(b, l.now)
+	done := min(w.had, len(ms))
+	w.carry.adopt(&w.lines, l.bytes, l.sum)
+	w.log(ms[done:], done)
+	w.carry.logged()
+	if done < len(ms) {
+		w.hub.broadcast(w.lines.stream, b)
+	}
+	if err = p.done(); err == nil {
+		w.carry.taken()
+	}
+	return err
+}
+
+// countLogged is how many messages of what an earlier daemon was logging the log has.
+func (w *logWriter) countLogged() (int, error) {
+	l := w.left
+	if !l.noted || w.hub.cfg.Log == nil {
+		return 0, nil
+	}
+	n, known, err := logs.Since(w.hub.cfg.Log, l.place, w.lines.stream)
+	switch {
+	case err != nil:
+		return l.before, err
+	case !known:
+		return l.after, nil
+	}
+	return l.before + n, nil
+}
+
 func (w *logWriter) finish() {
-	w.log(w.lines.flush())
-	w.carry.flushed(&w.lines)
+	ms := w.lines.flush()
+	w.carry.prepareFlush(&w.lines)
+	w.log(ms, 0)
+	w.carry.logged()
 	w.carry.close()
 	if w.lost > 0 {
 		w.hub.cfg.Logger.Warn("log messages were lost", logkey.Name, w.lines.stream, keyLost, w.lost)
 	}
 }
 
-func (w *logWriter) log(ms []logs.Message) {
+// log logs ms, before which some messages of the same batch were logged.
+func (w *logWriter) log(ms []logs.Message, earlier int) {
 	if len(ms) == 0 {
 		return
 	}
-	if err := logs.LogAll(w.hub.cfg.Log, ms); err != nil {
+	if err := logs.LogAll(w.hub.cfg.Log, ms, func(p logs.Place, before, after int) { w.carry.note(p, earlier+before, earlier+after) }); err != nil {
 		if w.lost == 0 {
 			w.hub.cfg.Logger.Warn("log cannot be written, messages are dropped", logkey.Name, w.lines.stream, logkey.Err, err)
 		}

@@ -153,18 +153,24 @@ func (p *peeker) discard(fd int) error {
 // skip takes the first n bytes out of the pipe if they have that checksum: an
 // earlier daemon logged them and had no time to take them out.
 func (p *peeker) skip(n int, sum uint32) error {
-	b, err := p.peek(false)
-	if err != nil || len(b) < n {
-		p.n = 0
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
+	b, err := p.first(n, sum)
+	if err != nil || b == nil {
 		return err
 	}
-	if crc32.ChecksumIEEE(b[:n]) != sum {
-		p.n = 0
-		return nil
+	return p.done()
+}
+
+// first looks at the first n bytes in the pipe, which are then to be dealt with
+// like what next gives; nil where they have not that checksum.
+func (p *peeker) first(n int, sum uint32) ([]byte, error) {
+	b, err := p.peek(false)
+	p.n = 0
+	if errors.Is(err, io.EOF) {
+		return nil, nil
+	}
+	if err != nil || len(b) < n || crc32.ChecksumIEEE(b[:n]) != sum {
+		return nil, err
 	}
 	p.n = n
-	return p.done()
+	return b[:n], nil
 }
