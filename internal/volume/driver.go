@@ -1,6 +1,9 @@
 package volume
 
-import "context"
+import (
+	"context"
+	"io"
+)
 
 // Driver stores the data of volumes, in one technology. A driver keeps no
 // records: the Service tells it the options each time.
@@ -76,6 +79,26 @@ type Cloner interface {
 	Clone(ctx context.Context, from Spec, snapshot string, to Spec) (Made, error)
 }
 
+// Sender moves states of volumes through streams, to another pool, driver or
+// machine. What is in a stream is the driver's affair; every driver's Receive
+// takes a tar (internal/volume/archive) as well as a stream of btrfs, if it tells
+// all.
+type Sender interface {
+	// Send writes a snapshot, or where that is empty the present state, of a volume
+	// that is mounted. With since, the name of an older snapshot, only what changed
+	// is written; errdefs.ErrNotImplemented where the driver cannot
+	// (Capabilities.Incremental).
+	Send(ctx context.Context, v Spec, snapshot, since string, to io.Writer) error
+	// Receive makes a snapshot, under a name that is free, of a stream, durably. It
+	// is whole or not there, and the volume and its other snapshots stay as they
+	// are. An incremental stream needs the snapshot since to be what its sender had;
+	// one that is not is errdefs.ErrFailedPrecondition. With no name for the
+	// snapshot, the data of a volume that Create made and nobody uses becomes what
+	// was sent; what a failing Receive leaves then is removed with the volume. A
+	// stream that is cut off, damaged or hostile is errdefs.ErrInvalidArgument.
+	Receive(ctx context.Context, v Spec, snapshot, since string, from io.Reader) (Made, error)
+}
+
 // Renamer gives volumes other names.
 type Renamer interface {
 	// Rename moves data and snapshots, durably, to a name that is free. Nobody has
@@ -129,6 +152,7 @@ const (
 	MethodCopy      = "copy"      // every byte was written again
 	MethodReflink   = "reflink"   // each file shares its blocks with the first
 	MethodSubvolume = "subvolume" // the file system keeps it as one
+	MethodStream    = "stream"    // it was received
 )
 
 // Spec names a volume to its driver.
@@ -145,5 +169,7 @@ type Capabilities struct {
 	Clone       bool
 	Rename      bool
 	Quota       bool
+	Send        bool // and receive
+	Incremental bool // of a stream: only what changed since a snapshot
 	CheapSize   bool // Usage answers without a walk
 }

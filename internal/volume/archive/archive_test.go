@@ -1,4 +1,4 @@
-package archive
+package archive_test
 
 import (
 	"archive/tar"
@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"holdfast.dev/holdfast/internal/volume/archive"
 	"holdfast.dev/holdfast/internal/volume/drivertest"
 )
 
@@ -41,7 +42,7 @@ func TestThereAndBack(t *testing.T) {
 	drivertest.Sample(t, src, "one")
 	want := regexp.MustCompile(`(?m)^"sock" .*\n`).ReplaceAllString(drivertest.Describe(t, src), "")
 	var b bytes.Buffer
-	must(t, Write(t.Context(), src, &b))
+	must(t, archive.Write(t.Context(), src, &b))
 	var z, g bytes.Buffer
 	zw, err := zstd.NewWriter(&z)
 	must(t, err)
@@ -52,7 +53,7 @@ func TestThereAndBack(t *testing.T) {
 	}
 	for name, data := range map[string][]byte{"plain": b.Bytes(), "zstd": z.Bytes(), "gzip": g.Bytes()} {
 		dst := t.TempDir()
-		r, err := Extract(t.Context(), bytes.NewReader(data), dst)
+		r, err := archive.Extract(t.Context(), bytes.NewReader(data), dst)
 		must(t, err)
 		drivertest.Same(t, name, drivertest.Describe(t, dst), want)
 		if r.Files != 53 {
@@ -119,7 +120,7 @@ func TestHostileTars(t *testing.T) {
 	} {
 		dst := filepath.Join(t.TempDir(), "in")
 		must(t, os.Mkdir(dst, 0o755))
-		_, err := Extract(t.Context(), bytes.NewReader(data), dst)
+		_, err := archive.Extract(t.Context(), bytes.NewReader(data), dst)
 		if !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -142,7 +143,7 @@ func TestHostileTars(t *testing.T) {
 func TestOrdinaryTar(t *testing.T) {
 	needRoot(t)
 	dst := t.TempDir()
-	_, err := Extract(t.Context(), bytes.NewReader(tarOf(t, tar.Header{Typeflag: tar.TypeReg, Name: "a/b/c", Uid: 70, Mode: 0o640})), dst)
+	_, err := archive.Extract(t.Context(), bytes.NewReader(tarOf(t, tar.Header{Typeflag: tar.TypeReg, Name: "a/b/c", Uid: 70, Mode: 0o640})), dst)
 	must(t, err)
 	if b, err := os.ReadFile(filepath.Join(dst, "a/b/c")); err != nil || string(b) != "evil" {
 		t.Errorf("%q, %v", b, err)

@@ -54,7 +54,7 @@ func (*Driver) Name() string { return "btrfs" }
 
 // Capabilities implements volume.Driver.
 func (*Driver) Capabilities() volume.Capabilities {
-	return volume.Capabilities{Scope: "local", Snapshot: true, PointInTime: true, Clone: true, Rename: true, Quota: true, CheapSize: true}
+	return volume.Capabilities{Scope: "local", Snapshot: true, PointInTime: true, Clone: true, Rename: true, Quota: true, Send: true, Incremental: true, CheapSize: true}
 }
 
 // Space implements volume.Spacer.
@@ -469,11 +469,18 @@ func copySubvolume(from, to string, readOnly bool) error {
 
 // RemoveSnapshot implements volume.Snapshotter.
 func (d *Driver) RemoveSnapshot(_ context.Context, v volume.Spec, name string) error {
-	if _, err := os.Lstat(d.SnapshotPath(v, name)); errors.Is(err, os.ErrNotExist) {
-		return nil
+	there := false
+	for _, path := range []string{d.receiveAside(v, name), d.SnapshotPath(v, name)} {
+		if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		there = true
+		if err := removeAll(path); err != nil {
+			return fmt.Errorf("remove snapshot %s of volume %s: %w", name, v.Name, err)
+		}
 	}
-	if err := removeAll(d.SnapshotPath(v, name)); err != nil {
-		return fmt.Errorf("remove snapshot %s of volume %s: %w", name, v.Name, err)
+	if !there {
+		return nil
 	}
 	return in(d.snapshots(v), syncPool)
 }

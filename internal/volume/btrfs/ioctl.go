@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,9 @@ const (
 	iocSubvolGetFlags = dirRead<<30 | 8<<16 | 0x94<<8 | 25
 	iocSubvolSetFlags = dirWrite<<30 | 8<<16 | 0x94<<8 | 26
 	iocScrub          = (dirWrite|dirRead)<<30 | 1024<<16 | 0x94<<8 | 27
+	iocSetReceived    = (dirWrite|dirRead)<<30 | 200<<16 | 0x94<<8 | 37
+	iocSend           = dirWrite<<30 | 72<<16 | 0x94<<8 | 38
+	iocSubvolInfo     = dirRead<<30 | 504<<16 | 0x94<<8 | 60
 	iocFSInfo         = dirRead<<30 | 1024<<16 | 0x94<<8 | 31
 	iocQuotaCtl       = (dirWrite|dirRead)<<30 | 16<<16 | 0x94<<8 | 40
 	iocQgroupLimit    = dirRead<<30 | 48<<16 | 0x94<<8 | 43
@@ -35,6 +39,7 @@ const (
 	qgroupInfoKey     = 242
 	enableSimpleQuota = 4
 	limitRfer         = 1 << 0
+	sendVersion       = 1 << 3 // the argument has one
 )
 
 func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
@@ -116,6 +121,72 @@ func isSubvolume(path string) (bool, error) {
 		return false, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return st.Ino == firstInode && st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+// sendTo has the kernel write a read-only subvolume as a stream; since is the
+// number of another that the receiver has, or 0.
+func sendTo(subvol *os.File, since uint64, to *os.File) error {
+	type args struct {
+		fd      int64
+		sources uint64
+		source  uintptr
+		parent  uint64
+		flags   uint64
+		version uint32
+		unused  [28]byte
+	}
+	sources := []uint64{since}
+	var pin runtime.Pinner // the kernel is told where it is
+	defer pin.Unpin()
+	pin.Pin(&sources[0])
+	var err error
+	for version := uint32(2); version > 0; version-- { // 2: Linux 6.0
+		a := args{fd: int64(to.Fd()), version: version} //nolint:gosec // a descriptor fits
+		if version > 1 {
+			a.flags = sendVersion
+		}
+		if since != 0 {
+			a.sources, a.source, a.parent = 1, uintptr(unsafe.Pointer(&sources[0])), since
+		}
+		err = ioctl(subvol, iocSend, unsafe.Pointer(&a))
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPROTO) { // nothing is written then
+			break
+		}
+	}
+	return pathError("send", subvol, "", err)
+}
+
+// identify reads the UUIDs of a subvolume: its own, and that of what it was made
+// of by a stream.
+func identify(subvol *os.File) (uuid, received [16]byte, err error) {
+	type timespec struct {
+		sec  uint64
+		nsec uint32
+		_    uint32
+	}
+	var a struct {
+		tree                                   uint64
+		name                                   [256]byte
+		parent, dir, generation, flags         uint64
+		uuid, parentUUID, receivedUUID         [16]byte
+		ctransid, otransid, stransid, rtransid uint64
+		times                                  [4]timespec
+		reserved                               [8]uint64
+	}
+	err = ioctl(subvol, iocSubvolInfo, unsafe.Pointer(&a))
+	return a.uuid, a.receivedUUID, pathError("read about subvolume", subvol, "", err)
+}
+
+// setReceived notes what a subvolume was made of.
+func setReceived(subvol *os.File, uuid [16]byte, transid uint64) error {
+	a := struct {
+		uuid               [16]byte
+		stransid, rtransid uint64
+		times              [4]uint64
+		flags              uint64
+		reserved           [16]uint64
+	}{uuid: uuid, stransid: transid}
+	return pathError("note what was received", subvol, "", ioctl(subvol, iocSetReceived, unsafe.Pointer(&a)))
 }
 
 // enableQuota turns simple quotas on. Where the kernel has none it tells so.

@@ -198,7 +198,7 @@ func (s *Pools) mountPool(ctx context.Context, p *pool) error {
 
 // tidy removes what an earlier daemon left in the making or going.
 func (s *Pools) tidy(p *pool) error {
-	for _, pattern := range []string{newPrefix + "*", gonePrefix + "*"} {
+	for _, pattern := range []string{newPrefix + "*", gonePrefix + "*", filepath.Join("*", snapshotsDir, sendPrefix+"*")} {
 		left, err := filepath.Glob(filepath.Join(p.volumes(), pattern))
 		if err != nil {
 			return err

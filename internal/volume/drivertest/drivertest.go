@@ -58,6 +58,7 @@ func Run(t *testing.T, newDriver func(t *testing.T, dir string) volume.Driver, c
 	t.Run("NextDaemon", s.nextDaemon)
 	if caps.KeepsData {
 		s.snapshots(t)
+		s.sends(t)
 	}
 }
 

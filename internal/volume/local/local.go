@@ -69,7 +69,7 @@ func (*Driver) Name() string { return "local" }
 
 // Capabilities implements volume.Driver.
 func (*Driver) Capabilities() volume.Capabilities {
-	return volume.Capabilities{Scope: "local", Snapshot: true, Clone: true, Rename: true}
+	return volume.Capabilities{Scope: "local", Snapshot: true, Clone: true, Rename: true, Send: true}
 }
 
 func (d *Driver) dir(v volume.Spec) string { return filepath.Join(d.root, v.Name) }
