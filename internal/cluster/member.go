@@ -15,6 +15,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/cluster/peers"
 )
 
 // attempt says how a node starts; the zero value goes on with what is on disk.
@@ -35,6 +36,7 @@ type member struct {
 	life   context.Context // ends with the membership
 	cancel context.CancelFunc
 	done   chan struct{} // closed when nothing of it runs any more
+	peers  *peers.Peers
 
 	mu     sync.Mutex // guards the fields below; never held across I/O
 	node   *swarmnode.Node
@@ -47,7 +49,9 @@ type member struct {
 
 func (s *Service) newMember(set settings) *member {
 	life, cancel := context.WithCancel(context.Background())
-	return &member{s: s, set: set, life: life, cancel: cancel, done: make(chan struct{}), change: make(chan struct{})}
+	m := &member{s: s, set: set, life: life, cancel: cancel, done: make(chan struct{}), change: make(chan struct{})}
+	m.peers = m.newPeers()
+	return m
 }
 
 // update changes fields and wakes who waits for one.
@@ -163,6 +167,7 @@ func (m *member) run(a attempt) error {
 			if err := d.Executor.Sweep(ctx); err != nil {
 				d.Log.Warn("containers of tasks that are gone not removed", logkey.Err, err)
 			}
+			m.servePeers(ctx)
 		case <-ctx.Done():
 		}
 	})

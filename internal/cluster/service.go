@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -43,6 +44,8 @@ type Deps struct {
 	NewName func() (string, error)
 	// OwnLink tells network interfaces that the engine made.
 	OwnLink func(name string) bool
+	// Images is what the swarm's other nodes may read of this one.
+	Images http.Handler
 }
 
 // Timing of SwarmKit, see docs/design/cluster.md.

@@ -25,7 +25,7 @@ func (d *Daemon) routers() []route.Router {
 		extensionrouter.New(d.images, checker{d.volumes}),
 		storagerouter.New(storageBackend{d}),
 		volumesrouter.New(d.volumes, pools{d.pools}, tars{}, d.clock),
-		distributionrouter.New(d.images),
+		distributionrouter.New(swarmDistribution{d}),
 		volumerouter.New(d.volumes, d.swarm),
 		networkrouter.New(d.networks, d.containers, d.swarm),
 		swarmrouter.New(swarmBackend{d.swarm}),

@@ -3,29 +3,24 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
-	"io"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
-	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/swarm"
 
 	"holdfast.dev/holdfast/internal/cluster"
 	"holdfast.dev/holdfast/internal/cluster/executor"
 	"holdfast.dev/holdfast/internal/container"
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
-	"holdfast.dev/holdfast/internal/image"
+	"holdfast.dev/holdfast/internal/registry"
 )
 
 // This file joins the swarm with the domains that run its tasks.
 
 var (
 	_ swarmrouter.Backend = swarmBackend{}
-	_ executor.Images     = taskImages{}
 )
 
 func (d *Daemon) startSwarm(ctx context.Context) error {
@@ -38,11 +33,12 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 		Hostname: d.facts.Hostname,
 		Events:   d.events,
 		OwnLink:  ownLink,
+		Images:   registry.NewHandler(shownImages{d}, registry.Options{Log: d.log, Domains: true}),
 		NewName:  func() (string, error) { return container.RandomName(rand.Reader) },
 		Executor: executor.New(executor.Deps{
 			Log:        d.log,
 			Containers: d.containers,
-			Images:     taskImages{d.images},
+			Images:     &taskImages{d: d},
 			Events:     d.events,
 			Facts:      d.nodeFacts,
 			SecretsDir: filepath.Join(run, "tasks"),
@@ -70,34 +66,6 @@ func (d *Daemon) nodeFacts() executor.Facts {
 		Network:       networkDrivers(),
 		Log:           logDrivers(),
 	}
-}
-
-// taskImages brings images to tasks.
-type taskImages struct{ s *image.Service }
-
-// Has implements executor.Images.
-func (p taskImages) Has(ctx context.Context, ref string) (bool, error) {
-	_, err := p.s.Runnable(ctx, ref, nil)
-	if err == nil {
-		return true, nil
-	}
-	if errdefs.IsNotFound(err) {
-		err = nil
-	}
-	return false, err
-}
-
-// Pull implements executor.Images.
-func (p taskImages) Pull(ctx context.Context, ref, auth string) error {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return err
-	}
-	o := image.PullOptions{}
-	if a, err := authconfig.Decode(auth); err == nil && a != nil {
-		o.Auth = *a
-	}
-	return p.s.Pull(ctx, reference.TagNameOnly(named), o, io.Discard)
 }
 
 // swarmService is embedded by this name, because the service has a method Service.

@@ -77,6 +77,8 @@ var forbidden = []struct {
 	{"internal/image", "go.etcd.io/bbolt", "the database is internal/store's technology"},
 	{"internal/volume", "go.etcd.io/bbolt", "the database is internal/store's technology"},
 	{"internal/network", "go.etcd.io/bbolt", "the database is internal/store's technology"},
+	{"internal/registry", module + "/internal/image", "a registry's handlers know no engine: it is served by the client too"},
+	{"internal/registry", "github.com/containerd/containerd/v2", "a registry's handlers know no engine"},
 	{"internal/base/...", module + "/internal/event", "base is under all"},
 	{"api", module + "/internal", "what others build on stands alone"},
 	{"client", module + "/internal", "what others build on stands alone"},

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -58,6 +59,36 @@ func (s *Service) Distribution(ctx context.Context, ref string, r Remote) (regis
 		out.Platforms = append(out.Platforms, p)
 	}
 	return out, nil
+}
+
+// Here tells of an image of this node what Distribution tells of a registry's.
+// made is whether it is from here: no registry gave it or was given it.
+func (s *Service) Here(ctx context.Context, ref string) (out registry.DistributionInspect, made bool, err error) {
+	r, err := s.resolve(ctx, ref)
+	if err != nil {
+		return out, false, err
+	}
+	all, err := s.d.Content.Manifests(ctx, r.Target)
+	if err != nil {
+		return out, false, err
+	}
+	out.Descriptor = ocispec.Descriptor{MediaType: r.Target.MediaType, Digest: r.Target.Digest, Size: r.Target.Size}
+	for _, m := range all {
+		if m.Kind == KindImage && m.Complete {
+			out.Platforms = append(out.Platforms, ocispec.Platform{OS: m.Platform.OS, Architecture: m.Platform.Architecture, Variant: m.Platform.Variant})
+		}
+	}
+	if len(out.Platforms) == 0 {
+		return out, false, fault.New(errdefs.ErrNotFound, "image %s has nothing here that could run", ref)
+	}
+	known, err := s.d.Content.FromRegistry(ctx, r.Target.Digest)
+	return out, !known, err
+}
+
+// Named tells what a full reference means here: its target and since when.
+func (s *Service) Named(ctx context.Context, name string) (ocispec.Descriptor, time.Time, error) {
+	r, err := s.d.Records.Get(ctx, name)
+	return r.Target, r.Updated, err
 }
 
 // Auth checks credentials with their registry and returns an identity token

@@ -130,6 +130,16 @@ type Content interface {
 	Drop(ctx context.Context, d digest.Digest) error
 	// Blob returns a small blob. errdefs.ErrNotFound where it is not here.
 	Blob(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
+	// Receive fetches the target for a platform from a source that is no registry
+	// and unpacks it. The content is held by the context's lease.
+	Receive(ctx context.Context, target ocispec.Descriptor, platform ocispec.Platform, src Source, p Progress) error
+	// FromRegistry says whether a registry has it too: it was pulled or pushed.
+	FromRegistry(ctx context.Context, d digest.Digest) (bool, error)
+}
+
+// Source gives parts of an image. What it gives is checked by whoever reads it.
+type Source interface {
+	Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
 }
 
 // Progress is told how a transfer goes. Implementations are safe for

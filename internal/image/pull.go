@@ -78,6 +78,24 @@ func (s *Service) pullOne(ctx context.Context, ref reference.Named, o PullOption
 	return nil
 }
 
+// Receive takes an image in that a source has and names it ref.
+func (s *Service) Receive(ctx context.Context, ref reference.Named, target ocispec.Descriptor, src Source, out io.Writer) (err error) {
+	held, release, err := s.d.Content.Hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { release(err != nil) }()
+	p := &stream{w: out}
+	if err := s.d.Content.Receive(held, target, s.d.Platform, src, p); err != nil {
+		return err
+	}
+	if _, err := s.pulled(held, ref, target); err != nil {
+		return err
+	}
+	s.emit(events.ActionPull, reference.FamiliarString(ref), reference.FamiliarName(ref), s.labels(held, target))
+	return nil
+}
+
 // pulled names what was pulled and says whether it is another image than before.
 func (s *Service) pulled(ctx context.Context, ref reference.Named, target ocispec.Descriptor) (bool, error) {
 	s.names.Lock()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -48,6 +50,65 @@ func (s *Store) Drop(ctx context.Context, d digest.Digest) error {
 // Blob implements image.Content.
 func (s *Store) Blob(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
 	return s.readSmall(s.ns(ctx), d, statementLimit, "an attestation")
+}
+
+// Opened is a blob being read.
+type Opened = content.ReaderAt
+
+// Open opens a blob. errdefs.ErrNotFound where it is not here.
+func (s *Store) Open(ctx context.Context, d digest.Digest) (Opened, error) {
+	return s.d.Content.ReaderAt(s.ns(ctx), ocispec.Descriptor{Digest: d})
+}
+
+// Describe tells what manifest or index a digest means. Anything else here is
+// errdefs.ErrNotFound.
+func (s *Store) Describe(ctx context.Context, d digest.Digest) (ocispec.Descriptor, error) {
+	ctx = s.ns(ctx)
+	info, err := s.d.Content.Info(ctx, d)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	none := fault.New(errdefs.ErrNotFound, "%s is no manifest", d)
+	if info.Size > jsonLimit {
+		return ocispec.Descriptor{}, none
+	}
+	b, err := content.ReadBlob(ctx, s.d.Content, ocispec.Descriptor{Digest: d, Size: info.Size})
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	var doc struct {
+		MediaType string          `json:"mediaType"`
+		Manifests json.RawMessage `json:"manifests"`
+		Layers    json.RawMessage `json:"layers"`
+	}
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return ocispec.Descriptor{}, none
+	}
+	switch {
+	case doc.MediaType != "":
+	case doc.Manifests != nil: // OCI lets the type out
+		doc.MediaType = ocispec.MediaTypeImageIndex
+	case doc.Layers != nil:
+		doc.MediaType = ocispec.MediaTypeImageManifest
+	}
+	if !images.IsManifestType(doc.MediaType) && !images.IsIndexType(doc.MediaType) {
+		return ocispec.Descriptor{}, none
+	}
+	return ocispec.Descriptor{MediaType: doc.MediaType, Digest: d, Size: info.Size}, nil
+}
+
+// FromRegistry implements image.Content.
+func (s *Store) FromRegistry(ctx context.Context, d digest.Digest) (bool, error) {
+	info, err := s.d.Content.Info(s.ns(ctx), d)
+	if err != nil {
+		return false, err
+	}
+	for l := range info.Labels {
+		if strings.HasPrefix(l, labels.LabelDistributionSource+".") {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func (s *Store) readSmall(ctx context.Context, d ocispec.Descriptor, limit int64, what string) ([]byte, error) {

@@ -43,6 +43,16 @@ func (s *Store) Pull(
 	return fromRegistry(ref, err)
 }
 
+// Receive implements image.Content.
+func (s *Store) Receive(ctx context.Context, target ocispec.Descriptor, platform ocispec.Platform, src image.Source, p image.Progress) error {
+	ctx = s.ns(ctx)
+	defer s.forget()
+	pl := &puller{s: s, f: src, p: p, ready: map[digest.Digest]staged{}}
+	err := pl.pull(ctx, "", target, platform)
+	s.dropAll(ctx, pl.ready)
+	return err
+}
+
 // puller is one image being pulled.
 type puller struct {
 	s *Store
@@ -232,8 +242,13 @@ func (pl *puller) layer(ctx context.Context, d ocispec.Descriptor) error {
 }
 
 // label ties what an image is made of together for the collector, and notes
-// where it came from, so that a push to the same registry can mount it.
+// which registry it came from (if ref is not empty), so that a push to the same
+// registry can mount it.
 func (s *Store) label(ctx context.Context, ref string, target ocispec.Descriptor) error {
+	tie := images.SetChildrenLabels(s.d.Content, s.children)
+	if ref == "" {
+		return s.walkAll(ctx, tie, target)
+	}
 	source, err := docker.AppendDistributionSourceLabel(s.d.Content, ref)
 	if err != nil {
 		return fmt.Errorf("note the source of %s: %w", ref, err)
@@ -244,7 +259,10 @@ func (s *Store) label(ctx context.Context, ref string, target ocispec.Descriptor
 		}
 		return nil, nil
 	}
-	h := images.Handlers(images.SetChildrenLabels(s.d.Content, s.children), images.HandlerFunc(note))
+	return s.walkAll(ctx, images.Handlers(tie, images.HandlerFunc(note)), target)
+}
+
+func (s *Store) walkAll(ctx context.Context, h images.Handler, target ocispec.Descriptor) error {
 	if err := images.Walk(ctx, h, target); err != nil {
 		return fmt.Errorf("read image %s: %w", target.Digest, err)
 	}
