@@ -32,6 +32,12 @@ bin/holdfast-init: go.mod $(wildcard cmd/holdfast-init/*.go)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/holdfast-init
 	@touch $@
 
+# What does the work of backups, with the libraries for it. Go finds out what it is
+# made of.
+.PHONY: bin/holdfast-backup
+bin/holdfast-backup:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/holdfast-backup
+
 # Docker's buildx, for our client and for docker's own.
 bin/cli-plugins/docker-buildx: tools/buildx/go.mod tools/buildx/go.sum tools/buildx/main.go
 	cd tools/buildx && CGO_ENABLED=0 $(GO) build -trimpath \

@@ -48,6 +48,15 @@ var forbidden = []struct {
 	{"cmd/holdfastd", "github.com/moby/moby/v2", "nothing of dockerd's code is in the engine"},
 	{"cmd/holdfastd", module + "/internal/cli", "the daemon knows no client commands"},
 	{"cmd/holdfastd", module + "/internal/testkit", "test support is not shipped"},
+	{"cmd/holdfastd", "github.com/kopia/kopia", "backups are made by a program of their own: 40 MB that the daemon never carries"},
+	{"cmd/holdfast-backup", module + "/internal/daemon", "it does what it is told, and knows no engine"},
+	{"cmd/holdfast-backup", module + "/internal/store", "records are the daemon's"},
+	{"internal/backup", module + "/internal/volume", "domains never import each other; internal/daemon joins them"},
+	{"internal/backup", module + "/internal/container", "domains never import each other; internal/daemon joins them"},
+	{"internal/backup", "github.com/kopia/kopia", "kopia is internal/backup/kopia's technology"},
+	{"internal/backup/kopia", module + "/internal/backup/process", "adapters do not know each other"},
+	{"internal/backup/process", module + "/internal/backup/kopia", "adapters do not know each other"},
+	{"internal/volume", module + "/internal/backup", "domains never import each other; internal/daemon joins them"},
 	{"cmd/holdfast", module + "/internal/daemon", "the client talks to the daemon over its API only"},
 	{"cmd/holdfast", module + "/internal/ctrd", "the client talks to the daemon over its API only"},
 	{"cmd/holdfast", module + "/internal/container", "the client talks to the daemon over its API only"},
@@ -182,7 +191,7 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 // The modules that the shipped programs are made of are kept in testdata, so
 // that growth shows in review. After a wanted change: go test ./internal/deptest -update
 func TestModulesOfTheProgramsAreReviewed(t *testing.T) {
-	for _, program := range []string{"holdfastd", "holdfast"} {
+	for _, program := range []string{"holdfastd", "holdfast", "holdfast-backup"} {
 		var mods []string
 		for _, p := range list(t, "-deps", "./cmd/"+program) {
 			if p.Module != nil && p.Module.Path != module {

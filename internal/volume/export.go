@@ -67,7 +67,15 @@ func (s *Service) Export(ctx context.Context, o ExportOptions, write func(dir st
 
 // Import makes a volume that fill gives its content. What a fill that fails did
 // is removed.
-func (s *Service) Import(ctx context.Context, o CreateOptions, fill func(dir string) error) (_ volume.Volume, err error) {
+func (s *Service) Import(ctx context.Context, o CreateOptions, fill func(dir string) error) (volume.Volume, error) {
+	v, err := s.filled(ctx, o, "import", fill)
+	if err == nil {
+		s.publish(ActionImport, o.Name, map[string]string{"driver": v.Driver})
+	}
+	return v, err
+}
+
+func (s *Service) filled(ctx context.Context, o CreateOptions, origin string, fill func(dir string) error) (_ volume.Volume, err error) {
 	if err := checkName(o.Name); err != nil {
 		return volume.Volume{}, err
 	}
@@ -95,7 +103,7 @@ func (s *Service) Import(ctx context.Context, o CreateOptions, fill func(dir str
 			return volume.Volume{}, fault.New(errdefs.ErrConflict, "driver '%s' already has volume '%s'", dr.Name(), o.Name)
 		}
 	}
-	r := Record{Name: o.Name, Driver: dr.Name(), Options: o.Options, Labels: o.Labels, Created: s.d.Clock.Now().UTC(), Origin: "import", State: Creating}
+	r := Record{Name: o.Name, Driver: dr.Name(), Options: o.Options, Labels: o.Labels, Created: s.d.Clock.Now().UTC(), Origin: origin, State: Creating}
 	e, err := s.make(ctx, dr, r, func() (err error) {
 		if err := mount(ctx, dr, r.spec()); err != nil {
 			return err
@@ -106,7 +114,6 @@ func (s *Service) Import(ctx context.Context, o CreateOptions, fill func(dir str
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	s.publish(ActionImport, o.Name, map[string]string{"driver": r.Driver})
 	return s.show(e), nil
 }
 

@@ -106,13 +106,16 @@ func whole(e *entry) error {
 	if do := e.rec.Doing; do != nil && do.Verb == DoRename {
 		return fault.New(errdefs.ErrConflict, "volume '%s' is on its way to another name: the next start of the daemon will finish it", e.rec.Name)
 	}
+	if do := e.rec.Doing; do != nil && do.Verb == DoReplace {
+		return fault.New(errdefs.ErrConflict, "volume '%s' is being replaced: the next start of the daemon will finish it", e.rec.Name)
+	}
 	return nil
 }
 
 // mend ends a change that could not be ended when it was made, because its
 // result could not be written. The caller knows that nobody is at work on it.
 func (s *Service) mend(ctx context.Context, e *entry, dr Driver) error {
-	if e.rec.State != Ready || e.rec.Doing == nil || e.rec.Doing.Verb == DoRename {
+	if e.rec.State != Ready || e.rec.Doing == nil || e.rec.Doing.Verb == DoRename || e.rec.Doing.Verb == DoReplace {
 		return nil // whole tells
 	}
 	r, err := s.settleIntent(ctx, dr, &e.rec)

@@ -58,6 +58,8 @@ type Intent struct {
 	Keep     string    `json:",omitempty"` // rollback: the snapshot that the replaced state becomes
 	To       string    `json:",omitempty"` // rename: the new name
 	At       time.Time `json:",omitzero"`  // rename into the trash: when
+	With     string    `json:",omitempty"` // replace: the volume whose data comes
+	Step     int       `json:",omitempty"` // replace: how far it is
 }
 
 // Verb names a change.

@@ -15,7 +15,7 @@ import (
 // as it is, for the next start.
 func (s *Service) recover(ctx context.Context, r *Record) (*Record, error) {
 	settled := r.State == Ready || r.State == InTrash
-	if settled && r.Doing == nil {
+	if settled && (r.Doing == nil || r.Doing.Verb == DoReplace) { // the latter was tried already
 		return r, nil
 	}
 	dr, ok := s.known(r.Driver)

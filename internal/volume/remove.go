@@ -119,7 +119,7 @@ func (s *Service) mayGo(r *Record) error {
 	if r.Protected {
 		return fault.New(errdefs.ErrConflict, "remove %s: volume is protected: unprotect it first", r.Name)
 	}
-	if r.Doing != nil && r.Doing.Verb == DoRename && !onItsWay(r) {
+	if r.Doing != nil && (r.Doing.Verb == DoRename && !onItsWay(r) || r.Doing.Verb == DoReplace) {
 		return whole(&entry{rec: *r})
 	}
 	if len(r.Snapshots) > 0 && !s.trashes(r) { // else they go along, and can be had back
