@@ -11,6 +11,9 @@ const (
 	PruneVolumes    = "volume"
 	PruneImages     = "image"
 	PruneCache      = "build cache"
+	PruneSnapshots  = "snapshot" // of volumes; what is protected or used stays
+	PruneTrash      = "trash"    // removed volumes, for good
+	PruneLogs       = "log"      // files of containers' logs that nobody writes
 )
 
 // PruneRequest asks for kinds, in the order in which they go. What a step would
@@ -22,7 +25,8 @@ type PruneRequest struct {
 	Only []string `json:"only,omitempty"`
 }
 
-// PruneStep is one kind with the filters of Docker's endpoint for it.
+// PruneStep is one kind with the filters of Docker's endpoint for it. Kinds that
+// Docker does not have take none.
 type PruneStep struct {
 	Kind    string              `json:"kind"`
 	Filters map[string][]string `json:"filters,omitempty"`

@@ -15,12 +15,14 @@ type UsageReport struct {
 const (
 	UsageContainer = "container" // its writable layer
 	UsageVolume    = "volume"
+	UsageSnapshot  = "snapshot" // of a volume; ID and name are volume@snapshot
+	UsageTrash     = "trash"    // a removed volume with its snapshots; ID is its number in the trash
 )
 
 // UsageItem is the size of one thing.
 type UsageItem struct {
 	Kind  string `json:"kind"`
-	ID    string `json:"id"` // of a container; name of a volume
+	ID    string `json:"id"` // of a container, or in the trash; name of a volume or snapshot
 	Name  string `json:"name"`
 	Bytes int64  `json:"bytes"` // as `docker system df` tells it; -1: not known yet
 	Disk  int64  `json:"disk"`  // what it takes on the disk

@@ -95,10 +95,12 @@ func (b *bench) fillUp(d *testkit.Daemon, images, containers, volumes, files int
 func (b *bench) empty(d *testkit.Daemon, volumes int) {
 	b.t.Helper()
 	d.Docker("container", "prune", "-f")
-	args := []string{"volume", "rm"}
-	for i := range volumes {
-		args = append(args, "usage"+strconv.Itoa(i))
+	for from := 0; from < volumes; from += volumesAtOnce { // a call has two minutes
+		args := []string{"volume", "rm"}
+		for i := from; i < min(from+volumesAtOnce, volumes); i++ {
+			args = append(args, "usage"+strconv.Itoa(i))
+		}
+		d.Docker(args...)
 	}
-	d.Docker(args...)
 	d.Docker("image", "prune", "-a", "-f")
 }

@@ -21,7 +21,7 @@ func newTrash(dockerCli command.Cli) *cobra.Command {
 		Short: "Look at removed volumes and remove them for good",
 		Long: `Volumes that were made with a name go to the trash when they are removed, with
 their snapshots, and can be had back by "volume undelete" for some days (daemon.json:
-volume-trash-days), unless the disk is nearly full (volume-trash-min-free).`,
+volume-trash-days), unless the storage policy has a rule that gives them up earlier.`,
 		Args: dockercli.NoArgs,
 		RunE: command.ShowHelp(dockerCli.Err()),
 	}

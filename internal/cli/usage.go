@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -58,11 +59,47 @@ func extendDF(cmd *cobra.Command, dockerCli command.Cli) {
 		if err != nil {
 			return nil //nolint:nilerr // an engine that measures when it is asked
 		}
-		if line := ageLine(told, time.Now()); line != "" {
-			fmt.Fprintln(dockerCli.Out(), "\n"+line)
+		for _, line := range []string{keptLines(told), ageLine(told, time.Now())} {
+			if line != "" {
+				fmt.Fprintln(dockerCli.Out(), "\n"+line)
+			}
 		}
 		return nil
 	}
+}
+
+// keptLines tells of what Docker does not know: snapshots of volumes, and the trash.
+func keptLines(r api.UsageReport) string {
+	var lines []string
+	for _, k := range []struct{ kind, one, many, more string }{
+		{api.UsageSnapshot, "snapshot of a volume takes", "snapshots of volumes take", "holdfast volume snapshot ls"},
+		{api.UsageTrash, "removed volume in the trash takes", "removed volumes in the trash take", "holdfast volume trash ls"},
+	} {
+		n, bytes, unknown := 0, int64(0), 0
+		for _, i := range r.Items {
+			switch {
+			case i.Kind != k.kind:
+				continue
+			case i.Disk < 0:
+				unknown++
+			default:
+				bytes += i.Disk
+			}
+			n++
+		}
+		if n == 0 {
+			continue
+		}
+		what, size := k.many, human(bytes)
+		if n == 1 {
+			what = k.one
+		}
+		if unknown > 0 {
+			size += fmt.Sprintf(" and %d of a size not known yet", unknown)
+		}
+		lines = append(lines, fmt.Sprintf("%d %s %s (%s).", n, what, size, k.more))
+	}
+	return strings.Join(lines, "\n")
 }
 
 // ageLine says how old the sizes of things in use are.

@@ -32,12 +32,19 @@ func (d *Daemon) sizes(ctx context.Context) (map[string]int64, error) {
 	out := map[string]int64{}
 	names := d.containers.Names()
 	for _, i := range d.ledger.Items() {
-		switch {
-		case i.At.IsZero():
-		case i.Key.Kind == usage.Layer:
+		if i.At.IsZero() {
+			continue
+		}
+		switch i.Key.Kind {
+		case usage.Layer:
 			out[api.UsageContainer+" "+names[i.Key.ID]] = i.Disk
-		default:
+		case usage.Volume:
 			out[api.UsageVolume+" "+i.Key.ID] = i.Disk
+		case usage.Snapshot: // of a volume, together
+			volume, _, _ := strings.Cut(i.Key.ID, "@")
+			out[api.UsageSnapshot+" "+volume] += i.Disk
+		case usage.Trash:
+			out[api.UsageTrash] += i.Disk
 		}
 	}
 	list, parts, err := d.images.Weigh(ctx)
@@ -85,7 +92,7 @@ func (b storageBackend) Top(ctx context.Context, span time.Duration) ([]api.Stor
 	out := make([]api.StorageGrowth, len(all))
 	for i, g := range all {
 		kind, name, _ := strings.Cut(g.Name, " ")
-		if g.Name == api.PruneCache {
+		if g.Name == api.PruneCache || g.Name == api.UsageTrash {
 			kind, name = g.Name, ""
 		}
 		out[i] = api.StorageGrowth{Kind: kind, Name: name, Bytes: g.Bytes}

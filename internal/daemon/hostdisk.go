@@ -87,10 +87,10 @@ type partTold struct {
 func (d *Daemon) toldByPart(ctx context.Context) (map[string]partTold, error) {
 	var volumes, layers, images int64
 	for _, i := range d.ledger.Items() {
-		if i.Key.Kind == usage.Volume {
-			volumes += i.Disk
-		} else {
+		if i.Key.Kind == usage.Layer {
 			layers += i.Disk
+		} else {
+			volumes += i.Disk
 		}
 	}
 	list, parts, err := d.images.Weigh(ctx)

@@ -14,6 +14,7 @@ import (
 	"holdfast.dev/holdfast/internal/image"
 	"holdfast.dev/holdfast/internal/store"
 	"holdfast.dev/holdfast/internal/usage"
+	"holdfast.dev/holdfast/internal/volume"
 )
 
 func (d *Daemon) runJanitor(ctx context.Context) error {
@@ -63,8 +64,19 @@ func (unused) Rule(p usage.Policy, kind string) *usage.Rule {
 		return p.Images
 	case api.PruneCache:
 		return p.BuildCache
+	case api.PruneSnapshots:
+		return p.Snapshots
+	case api.PruneTrash:
+		return p.Trash
+	case api.PruneLogs:
+		return p.Logs
 	}
 	return nil
+}
+
+// policyKinds are what a policy may have a rule for.
+func policyKinds() []string {
+	return []string{api.PruneContainers, api.PruneImages, api.PruneCache, api.PruneSnapshots, api.PruneTrash, api.PruneLogs}
 }
 
 // anyImage is the filter that lets a prune take images with names.
@@ -108,7 +120,26 @@ func (u unused) Unused(ctx context.Context, rule func(kind string) *usage.Rule) 
 		}
 		out = append(out, h)
 	}
-	return out, nil
+	return append(out, u.kept(&p)...), nil
+}
+
+// kept is what of a plan is kept for its own sake.
+func (u unused) kept(p *prunePlan) []usage.Held {
+	var out []usage.Held
+	for _, s := range p.snapshots {
+		c := u.d.storedCandidate(api.PruneSnapshots, usage.Snapshot, s, "")
+		out = append(out, usage.Held{Kind: c.Kind, ID: s.ID, Name: s.Name, Group: s.Volume, Since: s.Made, Labels: s.Labels, Frees: c.Own})
+	}
+	for _, s := range p.trash {
+		c := u.d.storedCandidate(api.PruneTrash, usage.Trash, s, "")
+		out = append(out, usage.Held{Kind: c.Kind, ID: s.ID, Name: s.Name, Group: s.Name, Since: s.Made, Labels: s.Labels, Frees: c.Own})
+	}
+	for _, l := range p.logs {
+		out = append(out, usage.Held{
+			Kind: api.PruneLogs, ID: l.ID, Name: logName(l), Group: l.ID, Since: l.File.Ended, Labels: l.Labels, Frees: l.File.Bytes,
+		})
+	}
+	return out
 }
 
 func (u unused) list(ctx context.Context, rule func(kind string) *usage.Rule) (p prunePlan, err error) {
@@ -123,9 +154,19 @@ func (u unused) list(ctx context.Context, rule func(kind string) *usage.Rule) (p
 		}
 	}
 	if rule(api.PruneCache) != nil {
-		p.cache, err = u.d.builder.Prunable(ctx, build.PruneOptions{All: true})
+		if p.cache, err = u.d.builder.Prunable(ctx, build.PruneOptions{All: true}); err != nil {
+			return p, err
+		}
 	}
-	return p, err
+	for _, kind := range []string{api.PruneSnapshots, api.PruneTrash, api.PruneLogs} {
+		if rule(kind) == nil {
+			continue
+		}
+		if err := u.d.planKept(kind, nil, &p); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
 }
 
 // repository is an image's name without its tag.
@@ -149,15 +190,38 @@ func (u unused) Remove(ctx context.Context, all []usage.Held) (func(usage.Held) 
 	for _, h := range all {
 		wanted[key{h.Kind, h.ID, h.Name}] = true
 	}
-	every := func(string) *usage.Rule { return &usage.Rule{} }
-	p, err := u.list(ctx, every)
+	kinds := map[string]bool{}
+	for _, h := range all {
+		kinds[h.Kind] = true
+	}
+	some := func(kind string) *usage.Rule {
+		if kinds[kind] {
+			return &usage.Rule{}
+		}
+		return nil
+	}
+	p, err := u.list(ctx, some)
 	if err != nil {
 		return nil, err
 	}
 	p.containers = slices.DeleteFunc(p.containers, func(c container.Prunable) bool { return !wanted[key{api.PruneContainers, c.ID, c.Name}] })
 	p.images = slices.DeleteFunc(p.images, func(i image.Prunable) bool { return !wanted[key{api.PruneImages, i.ID, i.Name}] })
 	p.cache = slices.DeleteFunc(p.cache, func(c build.CacheRecord) bool { return !wanted[key{api.PruneCache, c.ID, c.Description}] })
+	stays := func(kind string) func(s volume.Stored) bool {
+		return func(s volume.Stored) bool { return !wanted[key{kind, s.ID, s.Name}] }
+	}
+	p.snapshots = slices.DeleteFunc(p.snapshots, stays(api.PruneSnapshots))
+	p.trash = slices.DeleteFunc(p.trash, stays(api.PruneTrash))
+	p.logs = slices.DeleteFunc(p.logs, func(l container.OldLog) bool { return !wanted[key{api.PruneLogs, l.ID, logName(l)}] })
 	var r api.PruneRequest
+	for _, k := range []struct {
+		kind string
+		n    int
+	}{{api.PruneLogs, len(p.logs)}, {api.PruneSnapshots, len(p.snapshots)}, {api.PruneTrash, len(p.trash)}} {
+		if k.n > 0 {
+			r.Steps = append(r.Steps, api.PruneStep{Kind: k.kind})
+		}
+	}
 	if len(p.containers) > 0 {
 		r.Steps = append(r.Steps, api.PruneStep{Kind: api.PruneContainers})
 	}
@@ -182,8 +246,8 @@ func (b storageBackend) Policy(ctx context.Context) (api.StoragePolicy, error) {
 		HighWater: p.HighWater.String(), LowWater: p.LowWater.String(), Idle: p.Idle(), Over: usage.Over(p, disk),
 		Disk: api.StorageDisk(disk), Rules: map[string]api.StorageRule{}, Verdicts: []api.StorageVerdict{},
 	}
-	for kind, r := range map[string]*usage.Rule{api.PruneImages: p.Images, api.PruneContainers: p.Containers, api.PruneCache: p.BuildCache} {
-		if r != nil {
+	for _, kind := range policyKinds() {
+		if r := (unused{b.d}).Rule(p, kind); r != nil {
 			out.Rules[kind] = api.StorageRule{KeepLast: r.KeepLast, KeepUntilNanos: int64(r.KeepUntil), KeepIfLabel: r.KeepIfLabel}
 		}
 	}

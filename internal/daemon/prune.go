@@ -28,6 +28,9 @@ type prunePlan struct {
 	images     []image.Prunable
 	cache      []build.CacheRecord
 	keepsCache bool // records of the build cache stay
+	snapshots  []volume.Stored
+	trash      []volume.Stored
+	logs       []container.OldLog
 
 	made  map[string]map[string]int64 // what each image is made of, if images are in it
 	sizes map[string]int64            // of the images, as lists show them
@@ -86,6 +89,8 @@ func (d *Daemon) planPrune(ctx context.Context, r api.PruneRequest) (*prunePlan,
 			p.images = chosenNames(r.Only, p.images)
 		case api.PruneCache:
 			err = d.planCache(ctx, s, r.Only, p)
+		case api.PruneSnapshots, api.PruneTrash, api.PruneLogs:
+			err = d.planKept(s.Kind, r.Only, p)
 		}
 		if err != nil {
 			return nil, err
@@ -167,6 +172,8 @@ func (d *Daemon) weigh(ctx context.Context, r api.PruneRequest, p *prunePlan) er
 			}
 		case api.PruneImages:
 			p.imageCandidates()
+		case api.PruneSnapshots, api.PruneTrash, api.PruneLogs:
+			p.candidates = append(p.candidates, d.keptCandidates(s.Kind, p)...)
 		}
 	}
 	return d.frees(ctx, p)
@@ -306,6 +313,10 @@ func (d *Daemon) executePrune(ctx context.Context, r api.PruneRequest, p *pruneP
 			}
 		case api.PruneCache:
 			if err := d.pruneCache(ctx, s, p, removed); err != nil {
+				return gone, err
+			}
+		case api.PruneSnapshots, api.PruneTrash, api.PruneLogs:
+			if err := d.pruneKept(ctx, s.Kind, p, removed); err != nil {
 				return gone, err
 			}
 		}

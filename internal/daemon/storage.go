@@ -20,14 +20,20 @@ func (b storageBackend) Usage(ctx context.Context, fresh bool) (api.UsageReport,
 			return out, err
 		}
 	}
-	names := b.d.containers.Names()
+	names, trash := b.d.containers.Names(), b.d.trashNames()
 	for _, i := range b.d.ledger.Items() {
 		u := api.UsageItem{
 			Kind: api.UsageVolume, ID: i.Key.ID, Name: i.Key.ID,
 			Bytes: i.Bytes, Disk: i.Disk, Files: i.Files, MeasuredAt: i.At, Exact: i.Exact, InUse: i.Open,
 		}
-		if i.Key.Kind == usage.Layer {
+		switch i.Key.Kind {
+		case usage.Layer:
 			u.Kind, u.Name = api.UsageContainer, names[i.Key.ID]
+		case usage.Snapshot:
+			u.Kind = api.UsageSnapshot
+		case usage.Trash:
+			u.Kind, u.Name = api.UsageTrash, trash[i.Key.ID]
+		case usage.Volume:
 		}
 		if i.At.IsZero() {
 			u.Bytes, u.Disk = -1, -1
@@ -38,4 +44,13 @@ func (b storageBackend) Usage(ctx context.Context, fresh bool) (api.UsageReport,
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
 	return out, nil
+}
+
+// trashNames is what the volumes in the trash were called, by their numbers there.
+func (d *Daemon) trashNames() map[string]string {
+	out := map[string]string{}
+	for _, t := range d.volumes.InTrash() {
+		out[t.ID] = t.Name
+	}
+	return out
 }

@@ -27,11 +27,27 @@ type Policy struct {
 	Images     *Rule `json:"images,omitempty"`
 	Containers *Rule `json:"containers,omitempty"`
 	BuildCache *Rule `json:"build-cache,omitempty"`
+	Snapshots  *Rule `json:"snapshots,omitempty"` // of volumes
+	Trash      *Rule `json:"trash,omitempty"`     // removed volumes, before their time
+	Logs       *Rule `json:"logs,omitempty"`      // files of containers' logs that nobody writes
+}
+
+// rules are all rules by their keys.
+func (p *Policy) rules() []keyed {
+	return []keyed{
+		{"images", p.Images}, {"containers", p.Containers}, {"build-cache", p.BuildCache},
+		{"snapshots", p.Snapshots}, {"trash", p.Trash}, {"logs", p.Logs},
+	}
+}
+
+type keyed struct {
+	key  string
+	rule *Rule
 }
 
 // Rule says what stays of what nobody uses.
 type Rule struct {
-	KeepLast    int      `json:"keep-last,omitempty"`     // the newest; of images, per repository
+	KeepLast    int      `json:"keep-last,omitempty"`     // the newest; of images per repository, of snapshots per volume, of logs per container
 	KeepUntil   Duration `json:"keep-until,omitzero"`     // what is younger
 	KeepIfLabel []string `json:"keep-if-label,omitempty"` // key or key=value
 }
@@ -146,7 +162,9 @@ func (p *Policy) String() string {
 func (*Policy) Type() string { return "policy" }
 
 // Idle says that the policy never removes anything.
-func (p *Policy) Idle() bool { return p.Images == nil && p.Containers == nil && p.BuildCache == nil }
+func (p *Policy) Idle() bool {
+	return !slices.ContainsFunc(p.rules(), func(k keyed) bool { return k.rule != nil })
+}
 
 // Check refuses what makes no sense.
 func (p *Policy) Check() error {
@@ -163,12 +181,9 @@ func (p *Policy) Check() error {
 	if e := time.Duration(p.Every); e != 0 && e < time.Minute {
 		errs = append(errs, fmt.Errorf("storage-policy: every %s is less than a minute", e))
 	}
-	for _, k := range []struct {
-		name string
-		rule *Rule
-	}{{"images", p.Images}, {"containers", p.Containers}, {"build-cache", p.BuildCache}} {
+	for _, k := range p.rules() {
 		if k.rule != nil && k.rule.KeepLast < 0 {
-			errs = append(errs, fmt.Errorf("storage-policy: %s: keep-last %d is less than 0", k.name, k.rule.KeepLast))
+			errs = append(errs, fmt.Errorf("storage-policy: %s: keep-last %d is less than 0", k.key, k.rule.KeepLast))
 		}
 	}
 	if p.BuildCache != nil && len(p.BuildCache.KeepIfLabel) > 0 {

@@ -30,6 +30,11 @@ func TestPolicyIsReadAndChecked(t *testing.T) {
 	if p.HighWater.Percent != 85 || time.Duration(p.Every) != 2*time.Hour || time.Duration(p.Images.KeepUntil) != 7*24*time.Hour || p.Containers != nil {
 		t.Errorf("got %+v", p)
 	}
+	for _, key := range []string{"images", "containers", "build-cache", "snapshots", "trash", "logs"} {
+		if p := parse(t, `{"`+key+`":{"keep-last":3}}`); p.Idle() || !strings.Contains(p.String(), `"`+key+`":{"keep-last":3}`) {
+			t.Errorf("%s: %s", key, p.String())
+		}
+	}
 	again := parse(t, p.String())
 	if again.String() != p.String() {
 		t.Errorf("%s became %s", p.String(), again.String())
@@ -53,6 +58,8 @@ func TestPolicyIsReadAndChecked(t *testing.T) {
 		`{"images":{"keep-until":"-1h"}}`:         `invalid duration "-1h"`,
 		`{"images":{"keeplast":1}}`:               `unknown field "keeplast"`,
 		`{"volumes":{}}`:                          `unknown field "volumes"`,
+		`{"trash":{"keep-last":-2}}`:              "storage-policy: trash: keep-last -2",
+		`{"logs":{"keep-last":-2}}`:               "storage-policy: logs: keep-last -2",
 		`{"build-cache":{"keep-if-label":["x"]}}`: "the cache has no labels",
 	} {
 		var p Policy
@@ -86,7 +93,10 @@ func TestJudge(t *testing.T) {
 		}
 		return h
 	}
-	all := []Held{old("a1", "a", 1), old("a5", "a", 5), old("a9", "a", 9), old("b9", "b", 9, "keep"), old("b8", "b", 8), {Kind: "network", ID: "n"}}
+	trash := func(h Held) Held { h.Kind = "trash"; return h }
+	all := []Held{
+		trash(old("t9", "data", 9)), trash(old("t2", "data", 2)), old("a1", "a", 1), old("a5", "a", 5), old("a9", "a", 9), old("b9", "b", 9, "keep"), old("b8", "b", 8), {Kind: "network", ID: "n"},
+	}
 	disk := Disk{Total: 1000, Used: 850}
 	for _, c := range []struct{ name, policy, want string }{
 		{"all", `{"images":{}}`, "b9 a9 b8 a5 a1"},
@@ -98,14 +108,16 @@ func TestJudge(t *testing.T) {
 		{"below the mark", `{"high-water":"86%","images":{}}`, ""},
 		{"to the low mark", `{"high-water":"85%","low-water":"83%","images":{}}`, "b9 a9"},
 		{"a tenth below", `{"high-water":"85%","images":{"keep-last":1}}`, "b9 a9 a5"},
+		// The trash is given up early only above the mark, and where there is a rule for it.
+		{"the trash below the mark", `{"high-water":"86%","trash":{}}`, ""},
+		{"the trash above it", `{"high-water":"85%","low-water":"84%","trash":{}}`, "t9"},
+		{"the trash above it, not allowed", `{"high-water":"85%","low-water":"10%","containers":{}}`, ""},
+		{"the trash with images, oldest first", `{"high-water":"85%","low-water":"82%","trash":{"keep-until":"5d"},"images":{"keep-last":1}}`, "t9 b9 a9"},
 		{"in bytes", `{"high-water":"850B","low-water":"841B","images":{}}`, "b9"},
 	} {
 		p := parse(t, c.policy)
 		rule := func(kind string) *Rule {
-			if kind == "image" {
-				return p.Images
-			}
-			return nil
+			return map[string]*Rule{"image": p.Images, "trash": p.Trash}[kind]
 		}
 		got := Judge(now, disk, p, rule, all)
 		if judged(got) != c.want {

@@ -15,6 +15,9 @@ type Kind string
 const (
 	Layer  Kind = "layer"  // a container's writable layer, by container ID
 	Volume Kind = "volume" // by name
+
+	Snapshot Kind = "snapshot" // of a volume, by volume@snapshot
+	Trash    Kind = "trash"    // a removed volume with its snapshots, by its number there
 )
 
 // Key names a measured thing.

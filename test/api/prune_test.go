@@ -306,6 +306,7 @@ func TestPruneRequestsAreChecked(t *testing.T) {
 	for body, want := range map[string]string{
 		`{}`:                          "nothing to prune is named",
 		`{"steps":[{"kind":"dust"}]}`: `unknown kind to prune: \"dust\"`,
+		`{"steps":[{"kind":"trash","filters":{"until":["1h"]}}]}`:            "takes no filters",
 		`{"steps":[{"kind":"image","all":true}]}`:                            "for the build cache",
 		`{"steps":[{"kind":"image"},{"kind":"image"}]}`:                      "given twice",
 		`{"steps":[{"kind":"image","filters":{"colour":["red"]}}]}`:          "invalid filter 'colour'",
@@ -355,6 +356,100 @@ func TestStoragePolicy(t *testing.T) {
 	})
 	d.KillAndStart()
 	contains(t, "log of an earlier daemon", d.Holdfast("storage", "log"), "app:1")
+}
+
+// Rules for what only Holdfast keeps: snapshots, the trash, old logs.
+func TestStoragePolicyOfWhatIsKept(t *testing.T) {
+	notOnTwin(t, "it has no policies")
+	d := own(t, testkit.Options{Config: map[string]any{"storage-policy": map[string]any{
+		"snapshots": map[string]any{"keep-last": 1, "keep-if-label": []string{"keep"}},
+		"trash":     map[string]any{"keep-if-label": []string{"keep"}},
+		"logs":      map[string]any{"keep-last": 1},
+	}}})
+	d.Docker("run", "--rm", "-v", "data:/d", "busybox", "sh", "-c", "head -c 200000 /dev/urandom > /d/f")
+	for _, args := range [][]string{{"data@one"}, {"--label", "keep", "data@labelled"}, {"data@safe"}, {"data@used"}, {"data@two"}, {"data@last"}} {
+		d.Holdfast(append([]string{"volume", "snapshot", "create"}, args...)...)
+	}
+	d.Holdfast("volume", "protect", "data@safe")
+	d.Docker("create", "--name", "reader", "-v", "data@used:/d:ro", "busybox")
+	for _, args := range [][]string{{"gone"}, {"--label", "keep", "stays"}} {
+		d.Docker(append([]string{"volume", "create"}, args...)...)
+		name := args[len(args)-1]
+		d.Docker("run", "--rm", "-v", name+":/d", "busybox", "sh", "-c", "head -c 300000 /dev/urandom > /d/f")
+		d.Docker("volume", "rm", name)
+	}
+	up(d, "--name", "talks", "--log-opt", "max-size=4k", "--log-opt", "max-file=4", "busybox", "sh", "-c", "seq 1 3000; echo done; exec sleep 600")
+	waitLog(d, "talks", "done")
+	d.Docker("run", "--name", "talked", "busybox", "echo", "last words")
+	d.Eventually(settle, "all is measured", func() (bool, string) {
+		out := d.Holdfast("system", "df")
+		return !strings.Contains(out, "not known yet"), out
+	})
+	df := d.Holdfast("system", "df")
+	contains(t, "df", df, "6 snapshots of volumes take 1.2")
+	contains(t, "df", df, "2 removed volumes in the trash take 6")
+	if strings.Contains(d.Docker("system", "df"), "trash") {
+		t.Error("Docker's own reply has another shape")
+	}
+	text := d.Holdfast("storage", "policy")
+	for _, want := range []string{"Of kind log it keeps the newest 1", "Of kind snapshot it keeps the newest 1, what has the label keep", "Of kind trash it keeps what has the label keep", "talks json.log.3", "data@one", "gone"} {
+		contains(t, "policy", text, want)
+	}
+	if strings.Contains(text, "data@safe") || strings.Contains(text, "data@used") {
+		t.Errorf("it judges what is protected or used:\n%s", text)
+	}
+	var run api.StorageRun
+	decode(t, []byte(d.Holdfast("storage", "policy", "run", "--json")), &run)
+	var went []string
+	for _, i := range run.Items {
+		if !i.Removed || i.Frees <= 0 {
+			t.Errorf("%+v", i)
+		}
+		went = append(went, i.Kind+" "+i.Name)
+	}
+	slices.Sort(went)
+	equal(t, "went", strings.Join(went, ", "), "log talks json.log.2, log talks json.log.3, snapshot data@one, snapshot data@two, trash gone")
+	equal(t, "snapshots left", d.Holdfast("volume", "snapshot", "ls", "--format", "{{.Name}}", "data"), "data@labelled\ndata@safe\ndata@used\ndata@last")
+	contains(t, "trash left", d.Holdfast("volume", "trash", "ls"), "stays")
+	equal(t, "what was undeleted", d.Holdfast("volume", "undelete", "stays"), "stays")
+	equal(t, "the newest log is kept", d.Docker("logs", "talked"), "last words")
+	contains(t, "what is written is, too", d.Docker("logs", "talks"), "done")
+	log := d.Holdfast("storage", "log")
+	for _, want := range []string{"removed   log", "removed   snapshot", "data@one", "removed   trash", "unused, and "} {
+		contains(t, "log", log, want)
+	}
+	d.Eventually(settle, "the event is told", func() (bool, string) {
+		out := d.Docker("events", "--since", "5m", "--until", "0s", "--filter", "event=storage-policy")
+		return strings.Contains(out, "removed=5"), out
+	})
+}
+
+// The trash gives way above the high-water mark, if the policy has a rule for it;
+// without one it stays for its time.
+func TestTrashAtTheHighWaterMark(t *testing.T) {
+	notOnTwin(t, "it has no trash")
+	for _, c := range []struct {
+		name, want string
+		rules      map[string]any
+	}{
+		{"allowed", "", map[string]any{"high-water": "1%", "trash": map[string]any{}}},
+		{"not allowed", "kept", map[string]any{"high-water": "1%", "containers": map[string]any{}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := own(t, testkit.Options{Config: map[string]any{"storage-policy": c.rules}})
+			d.Docker("run", "--rm", "-v", "kept:/d", "busybox", "sh", "-c", "head -c 100000 /dev/urandom > /d/f")
+			d.Docker("volume", "rm", "kept")
+			d.Docker("run", "--name", "old", "busybox", "true")
+			d.Eventually(time.Minute, "the policy ran by itself", func() (bool, string) {
+				log := d.Holdfast("storage", "log")
+				return strings.Contains(log, "above the high-water mark of 1%"), log
+			})
+			left := d.Holdfast("volume", "trash", "ls")
+			if strings.Contains(left, "kept") != (c.want == "kept") {
+				t.Errorf("the trash:\n%s", left)
+			}
+		})
+	}
 }
 
 // Above the high-water mark the policy runs by itself.

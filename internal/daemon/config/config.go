@@ -42,7 +42,8 @@ type Config struct {
 	// DefaultVolumeDriver is the driver of volumes that name none.
 	DefaultVolumeDriver string `json:"default-volume-driver"`
 	// VolumeTrashDays is how long removed volumes can be had back; 0: not at all.
-	// VolumeTrashMinFree is the percentage of a disk below which they give way.
+	// VolumeTrashMinFree is the percentage of a disk below which they give way; 0:
+	// only where the storage policy has a rule for the trash.
 	VolumeTrashDays    int `json:"volume-trash-days"`
 	VolumeTrashMinFree int `json:"volume-trash-min-free"`
 
@@ -165,7 +166,6 @@ func Default() Config {
 		StorageDriver:          "overlayfs",
 		DefaultVolumeDriver:    "local",
 		VolumeTrashDays:        7,
-		VolumeTrashMinFree:     5,
 		LiveRestore:            true,
 		ShutdownTimeout:        15,
 		LogDriver:              "json-file",

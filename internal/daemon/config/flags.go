@@ -65,7 +65,7 @@ func bindDaemon(b binder, c *Config) {
 	b.StringVarP(&c.LogLevel, "log-level", "l", c.LogLevel, `Set the logging level ("debug"|"info"|"warn"|"error")`)
 	b.StringVar(&c.LogFormat, "log-format", c.LogFormat, `Set the logging format ("text"|"json")`)
 	b.IntVar(&c.VolumeTrashDays, "volume-trash-days", c.VolumeTrashDays, "Days for which removed volumes can be had back (0: not at all)")
-	b.IntVar(&c.VolumeTrashMinFree, "volume-trash-min-free", c.VolumeTrashMinFree, "Percentage of a disk below which removed volumes give way, the oldest first")
+	b.IntVar(&c.VolumeTrashMinFree, "volume-trash-min-free", c.VolumeTrashMinFree, "Percentage of a disk below which removed volumes give way, the oldest first (0: only as storage-policy says)")
 	b.StringVar(&c.DefaultVolumeDriver, "default-volume-driver", c.DefaultVolumeDriver, "Driver of volumes that name none (local, btrfs)")
 	b.StringVarP(&c.StorageDriver, "storage-driver", "s", c.StorageDriver, "Storage driver to use (overlayfs)")
 	b.Var(&c.StoragePolicy, "storage-policy", "Remove unused things by rules, as JSON")

@@ -23,6 +23,10 @@ func (rt *Router) prune(w http.ResponseWriter, r *http.Request) error {
 				return fault.New(errdefs.ErrInvalidArgument, "'all' and 'keep' are for the build cache; say it by a filter for kind %q", s.Kind)
 			}
 		case api.PruneCache:
+		case api.PruneSnapshots, api.PruneTrash, api.PruneLogs:
+			if s.All || s.Keep != 0 || len(s.Filters) > 0 {
+				return fault.New(errdefs.ErrInvalidArgument, "kind %q takes no filters, 'all' or 'keep': 'only' says what is to go", s.Kind)
+			}
 		default:
 			return fault.New(errdefs.ErrInvalidArgument, "unknown kind to prune: %q", s.Kind)
 		}
