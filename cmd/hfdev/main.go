@@ -12,7 +12,8 @@ import (
 )
 
 const usage = `usage:
-  hfdev test [-run REGEXP] [-count N] [CLASS...]   run tests: unit, api, cluster, e2e, chaos (default: all but chaos)
+  hfdev test [-run REGEXP] [-count N] [-race DIR] [CLASS...]
+                                                   run tests: unit, api, cluster, e2e, chaos (default: all but chaos)
   hfdev fuzz [-time 10s] [-short] [-run REGEXP]    run every fuzz target for a while
   hfdev up [-n 4] [-managers 1]                    a cluster of nodes on this machine; all of these take -name
   hfdev ls | down                                  show it, take it down
@@ -20,7 +21,7 @@ const usage = `usage:
   hfdev logs NODE [-f]                             a node's daemon log
   hfdev kill | stop | start NODE                   a node's daemon: kill -9, SIGTERM, start again
   hfdev partition | heal NODE                      cut a node off the others, join it again
-  hfdev races FILE...                              sort the race detector's reports; ours fail
+  hfdev races FILE...                              fail for the race detector's reports that are not known
   hfdev twin -in DIR -write FILE                   the table of test/compat on both engines
   hfdev bench [-quick] [-write FILE]               measure against docker and podman
 `

@@ -24,6 +24,9 @@ type class struct {
 	pkgs []string
 	// not lists packages to leave out of a pattern.
 	not []string
+	// raced: the daemons under test are those built with the race detector, where
+	// there are.
+	raced bool
 }
 
 // The heavy packages of the client are left out of -race: they are docker's and
@@ -36,8 +39,8 @@ func classes() []class {
 		{name: "unit", args: []string{"-race", "-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/...", "./cmd/..."}, not: append([]string{"/internal/testkit"}, heavy...)},
 		{name: "unit", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/cli/...", "./internal/stateful/...", "./cmd/holdfast/...", "./internal/testkit/...", "./build/..."}},
 		{name: "unit", dir: "examples/store", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./..."}},
-		{name: "api", args: []string{"-timeout=20m"}, pkgs: []string{"./test/api/..."}},
-		{name: "api", args: []string{"-timeout=10m"}, pkgs: []string{"./test/compat/..."}},
+		{name: "api", args: []string{"-timeout=20m"}, pkgs: []string{"./test/api/..."}, raced: true},
+		{name: "api", args: []string{"-timeout=10m"}, pkgs: []string{"./test/compat/..."}, raced: true},
 		{name: "api", args: []string{"-timeout=15m"}, pkgs: []string{"./test/course/..."}},
 		{name: "cluster", args: []string{"-timeout=20m"}, pkgs: []string{"./test/cluster/..."}},
 		{name: "e2e", args: []string{"-timeout=15m"}, pkgs: []string{"./test/e2e/..."}},
@@ -67,6 +70,7 @@ func runTests(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("test", flag.ContinueOnError)
 	run := fs.String("run", "", "only tests that match")
 	count := fs.Int("count", 1, "times to run each test")
+	race := fs.String("race", "", "folder of programs built with the race detector, for the class api")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -76,6 +80,7 @@ func runTests(ctx context.Context, args []string) error {
 	}
 	t := &tally{output: map[string][]string{}, ran: map[string]int{}}
 	var errs []error
+	raced := false
 	for _, c := range classes() {
 		if !slices.Contains(want, c.name) {
 			continue
@@ -93,14 +98,72 @@ func runTests(ctx context.Context, args []string) error {
 		if *run != "" {
 			goArgs = append(goArgs, "-run="+*run)
 		}
-		if err := t.goTest(ctx, append(goArgs, pkgs...)); err != nil {
+		var env []string
+		if c.raced && *race != "" {
+			if env, err = raceEnv(*race, !raced); err != nil {
+				return err
+			}
+			raced = true
+		}
+		if err := t.goTest(ctx, env, append(goArgs, pkgs...)); err != nil {
 			errs = append(errs, fmt.Errorf("class %s: %w", c.name, err))
 		}
 		if t.passed == before && *run == "" {
 			errs = append(errs, fmt.Errorf("class %s: no test passed", c.name))
 		}
 	}
+	if raced {
+		if err := t.races(*race); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	return t.close(errs)
+}
+
+// raceReports begins the names of the files that the programs in dir, which are
+// built with the race detector, write their reports to: one for each process.
+func raceReports(dir string) string { return filepath.Join(dir, "report") }
+
+// raceEnv makes tests use those programs. A report ends no program: the test goes on.
+func raceEnv(dir string, fresh bool) ([]string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		old, err := filepath.Glob(raceReports(dir) + ".*")
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range old {
+			if err := os.Remove(f); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return []string{"HF_BIN=" + dir, "GORACE=exitcode=0 log_path=" + raceReports(dir)}, nil
+}
+
+// races counts as one test: no program under test had a race that is not known.
+func (t *tally) races(dir string) error {
+	const name = "data races of the programs under test"
+	unknown, known, err := readRaces([]string{raceReports(dir) + ".*"})
+	if err != nil {
+		return err
+	}
+	for f, n := range known {
+		fmt.Printf("known race, %d times: %s\n", n, f)
+	}
+	if len(unknown) == 0 {
+		t.passed++
+		return nil
+	}
+	t.failed++
+	t.failures = append(t.failures, name)
+	for _, r := range unknown {
+		fmt.Println(r.text)
+	}
+	return fmt.Errorf("%s: %d that are not in the list of knownRaces", name, len(unknown))
 }
 
 // close prints the summary. Its last line is for machines.
@@ -145,8 +208,9 @@ func (c class) packages(ctx context.Context) ([]string, error) {
 	return pkgs, nil
 }
 
-func (t *tally) goTest(ctx context.Context, args []string) error {
+func (t *tally) goTest(ctx context.Context, env, args []string) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

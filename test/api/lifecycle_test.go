@@ -137,10 +137,11 @@ func TestUpdate(t *testing.T) {
 func TestTopAndStats(t *testing.T) {
 	d := daemon(t)
 	up(d, "--name", "tt", "--memory", "64m", "busybox", "sleep", "600")
-	out := d.Docker("top", "tt")
-	if !strings.Contains(out, "PID") || !strings.Contains(out, "sleep 600") {
-		t.Errorf("top: %s", out)
-	}
+	// A container runs from when runc was told to; it becomes its program a moment later.
+	d.Eventually(settle, "top shows the program", func() (bool, string) {
+		out := d.Docker("top", "tt")
+		return strings.Contains(out, "PID") && strings.Contains(out, "sleep 600"), out
+	})
 	contains(t, "top with options", d.Docker("top", "tt", "-o", "pid,comm"), "sleep")
 	equal(t, "stats", d.Docker("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "tt"), "tt 1")
 	code, body := d.API(http.MethodGet, "/containers/tt/stats?stream=0&one-shot=1", nil)
