@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,22 +28,43 @@ const (
 	servedOnBridge = `{"Image":"busybox","Cmd":["sleep","100000"],"StopSignal":"SIGKILL"}`
 )
 
-// clients has n numbered pieces of work done by churnClients clients at once.
+// clients has n numbered pieces of work done by churnClients clients at once. A
+// piece that fails for good ends its goroutine: then no more are begun, and the
+// caller's ends too.
 func clients(n int, do func(i int)) {
 	var wg sync.WaitGroup
 	work := make(chan int)
+	failed := make(chan struct{})
+	fail := sync.OnceFunc(func() { close(failed) })
 	for range churnClients {
 		wg.Go(func() {
+			whole := false
+			defer func() {
+				if !whole {
+					fail()
+				}
+			}()
 			for i := range work {
 				do(i)
 			}
+			whole = true
 		})
 	}
-	for i := range n {
-		work <- i
+	ended := false
+	for i := 0; i < n && !ended; i++ {
+		select {
+		case work <- i:
+		case <-failed:
+			ended = true
+		}
 	}
 	close(work)
 	wg.Wait()
+	select {
+	case <-failed:
+		runtime.Goexit()
+	default:
+	}
 }
 
 func crowdName(i int) string { return "crowd" + strconv.Itoa(i) }
@@ -205,7 +227,9 @@ func (b *bench) comeUp() {
 		b.crowd(d, n, servedOnBridge)
 		defer b.disperse(d, n)
 		sides = append(sides, func() float64 {
-			d.Kill()
+			// Not killed: Docker's containerd outlives that, and with this many
+			// containers may take no connections afterwards.
+			d.Stop()
 			return timed(d.Start)
 		})
 	}

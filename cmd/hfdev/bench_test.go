@@ -1,8 +1,11 @@
 package main
 
 import (
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestMedianAndVerdict(t *testing.T) {
@@ -50,5 +53,33 @@ func TestPairsAlternateAndDropTheFirst(t *testing.T) {
 	}
 	if len(got[0]) != 3 || len(got[1]) != 3 || got[0].median() != 1 || got[1].median() != 2 {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestClientsEndWhereWorkFails: with every client gone nobody takes the next piece;
+// a measurement of 200 containers waited for that for ever.
+func TestClientsEndWhereWorkFails(t *testing.T) {
+	var begun, returned atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		clients(10*churnClients, func(int) {
+			begun.Add(1)
+			runtime.Goexit() // as FailNow does
+		})
+		returned.Add(1)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("clients does not end")
+	}
+	if returned.Load() != 0 || begun.Load() > churnClients {
+		t.Errorf("%d pieces begun; goes on: %d", begun.Load(), returned.Load())
+	}
+	var sum atomic.Int64
+	clients(100, func(i int) { sum.Add(int64(i)) })
+	if sum.Load() != 4950 {
+		t.Errorf("not every piece was done: %d", sum.Load())
 	}
 }

@@ -20,7 +20,23 @@ type knownRace struct {
 var knownRaces = []knownRace{
 	{
 		"github.com/moby/buildkit/frontend/dockerfile/builder.(*withResolveCache).ResolveImageConfig",
-		"stages resolved side by side write the same pointer to their results' cache; each holds what it wrote itself, and at worst an image is resolved twice",
+		"each call sets CacheError of its group to true, which never changes back",
+	},
+	{
+		"github.com/moby/buildkit/util/flightcontrol.(*CachedGroup",
+		"reads that CacheError",
+	},
+	{
+		"github.com/moby/buildkit/solver/internal/pipe.(*sender[",
+		"Finalize looks without the lock whether the request was cancelled: at worst an operation that ended as it was cancelled is not marked so, and its error says it all the same",
+	},
+	{
+		"github.com/moby/buildkit/solver.notifyStarted",
+		"sets a vertex's times and error while a second build of it begins and copies them for its display of progress; theirs to mend",
+	},
+	{
+		"github.com/moby/buildkit/solver.(*Solver).connectProgressFromState",
+		"copies what notifyStarted sets, for the display of progress",
 	},
 }
 
