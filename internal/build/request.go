@@ -33,6 +33,10 @@ type Request struct {
 	Outputs []Output // with Session only; empty: the engine's image list
 }
 
+// UploadRequest is the Remote of a build in a session whose context comes by a
+// request of its own, with the same ID.
+const UploadRequest = "upload-request"
+
 // Output is where the result of a build goes.
 type Output struct {
 	Type  string

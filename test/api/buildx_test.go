@@ -2,6 +2,8 @@ package api
 
 import (
 	"archive/tar"
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -201,40 +204,149 @@ func TestBuildxCacheInARegistry(t *testing.T) {
 func TestBuildInASession(t *testing.T) {
 	d := buildx(t)
 	dir := buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY a /a\n", "a": "in a session"})
-	c := d.Client()
-	s, err := session.NewSession(t.Context(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
 	files, err := fsutil.NewFS(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": files}))
+	s := newSession(t, d, filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": files, "dockerfile": files}))
+	steps, id, err := buildInSession(t, d, client.ImageBuildOptions{
+		SessionID: s.ID(), RemoteContext: "client-session", Tags: []string{"insession"}, BuildID: "b1",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, "trace", steps, "COPY a /a")
+	equal(t, "image ID", format(d, "insession", "{{.Id}}"), id)
+	equal(t, "content", d.Docker("run", "--rm", "insession", "cat", "/a"), "in a session")
+}
+
+// TestBuildFromAnUploadedContext is `docker build - < context.tar` of docker 18.09
+// to 22: the context comes by a second request with the same ID.
+func TestBuildFromAnUploadedContext(t *testing.T) {
+	d := buildx(t)
+	c := d.Client()
+	upload := func(id string, files map[string]string) error {
+		resp, err := c.ImageBuild(t.Context(), contextTar(t, files), client.ImageBuildOptions{Version: build.BuilderBuildKit, BuildID: "upload-request:" + id})
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		return errors.Join(err, resp.Body.Close())
+	}
+	s := newSession(t, d)
+	ask := func(id, dockerfile string) (steps, image string, err error) {
+		return buildInSession(t, d, client.ImageBuildOptions{
+			SessionID: s.ID(), RemoteContext: "upload-request", Tags: []string{id}, BuildID: id, Dockerfile: dockerfile,
+		})
+	}
+	for _, tt := range []struct{ id, dockerfile, content string }{{"uploaded1", "", "one"}, {"uploaded2", "sub/File", "two"}} {
+		given := make(chan error, 1)
+		go func() {
+			given <- upload(tt.id, map[string]string{cmp.Or(tt.dockerfile, "Dockerfile"): "FROM busybox\nCOPY a /a\n", "a": tt.content})
+		}()
+		steps, image, err := ask(tt.id, tt.dockerfile)
+		if err := errors.Join(err, <-given); err != nil {
+			t.Fatal(err)
+		}
+		contains(t, "trace", steps, "COPY a /a")
+		equal(t, "image ID", format(d, tt.id, "{{.Id}}"), image)
+		equal(t, "content", d.Docker("run", "--rm", tt.id, "cat", "/a"), tt.content)
+	}
+
+	_, _, err := ask("lonely", "")
+	if err == nil || !strings.Contains(err.Error(), "no context was uploaded for the build lonely") {
+		t.Errorf("without a context: %v", err)
+	}
+	if err := upload("nobody", nil); err == nil || !strings.Contains(err.Error(), "no build asks for the context of nobody") {
+		t.Errorf("without a build: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(d.Root(), "buildkit", "context-*")); err != nil || len(left) != 0 {
+		t.Errorf("contexts left behind: %v, %v", left, err)
+	}
+}
+
+// TestOldClientsBuildFromStdin is the same by such a client.
+func TestOldClientsBuildFromStdin(t *testing.T) {
+	d := buildx(t)
+	old := "/usr/bin/docker" // of Debian's docker.io, where there is another docker too
+	out, err := exec.Command(old, "version", "--format", "{{.Client.Version}}").Output()
+	if err != nil && len(out) == 0 || !strings.HasPrefix(string(out), "20.") {
+		t.Skipf("no old client: %s is %q, %v", old, out, err)
+	}
+	cmd := d.Command(t.Context(), old, "build", "-t", "fromstdin", "-")
+	cmd.Env = append(cmd.Env, "DOCKER_BUILDKIT=1")
+	cmd.Stdin = contextTar(t, map[string]string{"Dockerfile": "FROM busybox\nCOPY a /a\n", "a": "from stdin"})
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	equal(t, "content", d.Docker("run", "--rm", "fromstdin", "cat", "/a"), "from stdin")
+}
+
+// contextTar is a build context as a client sends it.
+func contextTar(t *testing.T, files map[string]string) io.Reader {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, text := range files {
+		err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text))})
+		_, werr := io.WriteString(w, text)
+		if err := errors.Join(err, werr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &b
+}
+
+// newSession is a client's session, which offers what is given.
+func newSession(t *testing.T, d *testkit.Daemon, offers ...session.Attachable) *session.Session {
+	t.Helper()
+	s, err := session.NewSession(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range offers {
+		s.Allow(o)
+	}
+	c := d.Client()
 	done := make(chan error, 1)
 	go func() {
 		done <- s.Run(t.Context(), func(ctx context.Context, proto string, meta map[string][]string) (net.Conn, error) {
 			return c.DialHijack(ctx, "/session", proto, meta)
 		})
 	}()
-	resp, err := c.ImageBuild(t.Context(), nil, client.ImageBuildOptions{
-		Version: build.BuilderBuildKit, SessionID: s.ID(), RemoteContext: "client-session", Tags: []string{"insession"}, BuildID: "b1",
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Logf("the session ended with: %v", err)
+		}
 	})
+	return s
+}
+
+// buildInSession builds with version 2 of the builder, and gives the steps it was
+// told of and the image.
+func buildInSession(t *testing.T, d *testkit.Daemon, o client.ImageBuildOptions) (steps, image string, err error) {
+	t.Helper()
+	o.Version = build.BuilderBuildKit
+	resp, err := d.Client().ImageBuild(t.Context(), nil, o)
 	if err != nil {
-		t.Fatal(err)
+		return "", "", err
 	}
 	defer resp.Body.Close()
-	var steps []string
-	var id string
 	for dec := json.NewDecoder(resp.Body); ; {
 		var m jsonstream.Message
 		if err := dec.Decode(&m); errors.Is(err, io.EOF) {
-			break
+			return steps, image, nil
 		} else if err != nil {
-			t.Fatal(err)
+			return "", "", err
 		}
 		if m.Error != nil {
-			t.Fatal(m.Error)
+			return "", "", m.Error
 		}
 		switch m.ID {
 		case "moby.buildkit.trace":
@@ -242,25 +354,16 @@ func TestBuildInASession(t *testing.T) {
 			decode(t, *m.Aux, &raw)
 			var st controlapi.StatusResponse
 			if err := st.UnmarshalVT(raw); err != nil {
-				t.Fatal(err)
+				return "", "", err
 			}
 			for _, v := range st.GetVertexes() {
-				steps = append(steps, v.GetName())
+				steps += v.GetName() + "\n"
 			}
 		case "moby.image.id":
 			var r build.Result
 			decode(t, *m.Aux, &r)
-			id = r.ID
+			image = r.ID
 		}
-	}
-	contains(t, "trace", strings.Join(steps, "\n"), "COPY a /a")
-	equal(t, "image ID", format(d, "insession", "{{.Id}}"), id)
-	equal(t, "content", d.Docker("run", "--rm", "insession", "cat", "/a"), "in a session")
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-done; err != nil {
-		t.Logf("the session ended with: %v", err)
 	}
 }
 

@@ -59,6 +59,7 @@ type Builder struct {
 
 	running sync.WaitGroup // connections and builds; added to under mu
 	builds  builds
+	uploads uploads
 
 	counted *counted
 	chains  *imageChains

@@ -33,7 +33,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"holdfast.dev/holdfast/internal/base/fault"
-	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/build"
 )
 
@@ -99,11 +98,7 @@ func (b *Builder) Build(ctx context.Context, r build.Request, body io.Reader, pr
 		if err != nil {
 			return "", nil, err
 		}
-		defer func() {
-			if rerr := os.RemoveAll(dir); rerr != nil {
-				b.cfg.Log.Warn("build context not removed", logkey.Path, dir, logkey.Err, rerr)
-			}
-		}()
+		defer b.dropContext(dir)
 		if err := mountContext(&opt, r, dir); err != nil {
 			return "", nil, err
 		}
@@ -123,9 +118,25 @@ func (b *Builder) BuildInSession(ctx context.Context, r build.Request, trace fun
 	ctx, end := b.builds.add(ctx, r.ID)
 	defer end()
 	defer o.atStop(end)()
+	upload := r.Remote == build.UploadRequest
+	if upload {
+		r.Remote = ""
+	}
 	opt, _, err := solveOpt(r)
 	if err != nil {
 		return "", err
+	}
+	if upload {
+		dir, err := b.receive(ctx, r.ID)
+		if err != nil {
+			return "", err
+		}
+		defer b.dropContext(dir)
+		done, err := o.offer(ctx, &opt, r, dir)
+		if err != nil {
+			return "", err
+		}
+		defer done()
 	}
 	req := &controlapi.SolveRequest{
 		Ref: r.ID, Session: r.Session, Frontend: opt.Frontend, FrontendAttrs: opt.FrontendAttrs,

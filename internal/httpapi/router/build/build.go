@@ -23,6 +23,9 @@ type Backend interface {
 	Build(ctx context.Context, r domain.Request, body io.Reader, progress *domain.Classic) (id string, tags []string, err error)
 	// BuildInSession is for a request with a session.
 	BuildInSession(ctx context.Context, r domain.Request, trace func([]byte) error) (id string, err error)
+	// Upload brings the context of a build in a session whose Remote is
+	// domain.UploadRequest.
+	Upload(ctx context.Context, id string, body io.Reader) error
 	Cancel(id string)
 	Prune(ctx context.Context, o domain.PruneOptions) ([]domain.CacheRecord, error)
 	// ServeSession and ServeControl return when the connection ends.
@@ -50,6 +53,13 @@ func (rt *Router) Routes() []route.Route {
 }
 
 func (rt *Router) build(w http.ResponseWriter, r *http.Request) error {
+	if id, ok := uploadOf(r); ok {
+		if err := rt.b.Upload(r.Context(), id, r.Body); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
 	in, quiet, err := decode(r)
 	if err != nil {
 		return err

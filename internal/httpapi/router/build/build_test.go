@@ -27,6 +27,7 @@ type fake struct {
 	request  domain.Request
 	prune    domain.PruneOptions
 	canceled string
+	uploaded [2]string // which build's context, and what it was
 	served   chan string // what the client sent first
 }
 
@@ -41,6 +42,12 @@ func (f *fake) Build(_ context.Context, r domain.Request, body io.Reader, p *dom
 func (f *fake) BuildInSession(_ context.Context, r domain.Request, trace func([]byte) error) (string, error) {
 	f.request = r
 	return "sha256:0123456789abcdef", trace([]byte("status"))
+}
+
+func (f *fake) Upload(_ context.Context, id string, body io.Reader) error {
+	b, err := io.ReadAll(body)
+	f.uploaded = [2]string{id, string(b)}
+	return err
 }
 
 func (f *fake) Cancel(id string) { f.canceled = id }
@@ -248,5 +255,25 @@ func TestSessionAndGRPCTakeTheConnectionOver(t *testing.T) {
 		if _, err := call(t, f, path, nil, nil); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s without upgrade: %v", path, err)
 		}
+	}
+}
+
+// TestUploadOfAContext is what docker 18.09 to 22 sends for `docker build -`.
+func TestUploadOfAContext(t *testing.T) {
+	f := &fake{}
+	if w, err := call(t, f, "/build", url.Values{"version": {"2"}, "buildid": {"upload-request:b1"}}, nil); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%d %v", w.Code, err)
+	}
+	if f.uploaded != [2]string{"b1", "tar"} {
+		t.Errorf("uploaded %q", f.uploaded)
+	}
+	if _, err := call(t, f, "/build", url.Values{"version": {"2"}, "buildid": {"b1"}, "session": {"s"}, "remote": {"upload-request"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if f.request.ID != "b1" || f.request.Session != "s" || f.request.Remote != domain.UploadRequest {
+		t.Errorf("got %+v", f.request)
+	}
+	if _, err := call(t, f, "/build", url.Values{"version": {"2"}, "buildid": {"b1"}, "remote": {"upload-request"}}, nil); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("without a session: %v", err)
 	}
 }

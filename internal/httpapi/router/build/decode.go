@@ -33,6 +33,15 @@ var unserved = []struct{ key, flag string }{
 	{"securityopt", "--security-opt"},
 }
 
+// uploadOf tells the build that a request only brings the context for, as docker
+// 18.09 to 22 does for `docker build -` with DOCKER_BUILDKIT=1. Such a request has no session.
+func uploadOf(r *http.Request) (id string, ok bool) {
+	if r.FormValue("version") != string(build.BuilderBuildKit) {
+		return "", false
+	}
+	return strings.CutPrefix(r.FormValue("buildid"), domain.UploadRequest+":")
+}
+
 func decode(r *http.Request) (in domain.Request, quiet bool, err error) {
 	for _, u := range unserved {
 		switch strings.ToLower(r.FormValue(u.key)) {
@@ -89,9 +98,6 @@ func decodeSession(r *http.Request, in *domain.Request) error {
 	in.Session = r.FormValue("session")
 	if in.Session == "" {
 		return fault.New(errdefs.ErrInvalidArgument, "version 2 of the builder needs a session")
-	}
-	if in.Remote == "upload-request" {
-		return fault.New(errdefs.ErrNotImplemented, "a build context that is uploaded by a request of its own (docker build - with DOCKER_BUILDKIT=1 and no buildx) is not served: use buildx, or DOCKER_BUILDKIT=0")
 	}
 	if inSession {
 		in.Remote = ""
