@@ -8,6 +8,7 @@ const (
 	PathVolumeClone     = Prefix + "/volumes/{name}/clone"                         // POST, VolumeClone, VolumeCopied
 	PathVolumeRename    = Prefix + "/volumes/{name}/rename"                        // POST, VolumeRename
 	PathVolumeResize    = Prefix + "/volumes/{name}/resize"                        // POST, VolumeResize
+	PathVolumeMove      = Prefix + "/volumes/{name}/move"                          // POST, VolumeMove, VolumeCopied
 	PathVolumeProtect   = Prefix + "/volumes/{name}/protect"                       // POST, VolumeProtect
 	PathVolumeExport    = Prefix + "/volumes/{name}/export"                        // GET ?snapshot=&live=&compress=zstd, a tar
 	PathVolumeImport    = Prefix + "/volumes/{name}/import"                        // POST ?driver=&label=k=v&opt=k=v, a tar; VolumeImported
@@ -40,6 +41,8 @@ type VolumeCapabilities struct {
 	Clone       bool `json:"clone"`
 	Rename      bool `json:"rename"`
 	Quota       bool `json:"quota"`
+	Send        bool `json:"send"`        // and receive: it can be moved
+	Incremental bool `json:"incremental"` // of a stream: only what changed since a snapshot
 }
 
 // Snapshot is a kept state of a volume.
@@ -51,7 +54,7 @@ type Snapshot struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Protected   bool              `json:"protected"`
 	Consistency string            `json:"consistency"` // clean, crash, live
-	Method      string            `json:"method"`      // copy, reflink, subvolume
+	Method      string            `json:"method"`      // copy, reflink, subvolume, stream
 	Why         string            `json:"why,omitempty"`
 	Path        string            `json:"path"`
 	Users       []string          `json:"users"`           // containers that refer to it
@@ -81,6 +84,13 @@ type VolumeClone struct {
 // VolumeRename gives a volume another name.
 type VolumeRename struct {
 	To string `json:"to"`
+}
+
+// VolumeMove gives a volume another driver or pool.
+type VolumeMove struct {
+	Driver  string            `json:"driver,omitempty"`  // empty: with a pool btrfs, else the one it has
+	Pool    string            `json:"pool,omitempty"`    // of the driver btrfs
+	Options map[string]string `json:"options,omitempty"` // of the driver
 }
 
 // VolumeResize sets what a volume may hold.

@@ -81,6 +81,14 @@ func (c *Client) RenameVolume(ctx context.Context, volume, to string) error {
 	return c.call(ctx, http.MethodPost, path(api.PathVolumeRename, volume, ""), api.VolumeRename{To: to}, nil)
 }
 
+// MoveVolume gives a volume another driver or pool. errdefs.ErrConflict while a
+// container runs with it.
+func (c *Client) MoveVolume(ctx context.Context, volume string, r api.VolumeMove) (api.VolumeCopied, error) {
+	var out api.VolumeCopied
+	err := c.call(ctx, http.MethodPost, path(api.PathVolumeMove, volume, ""), r, &out)
+	return out, err
+}
+
 // ResizeVolume sets what a volume may hold; 0 is no limit.
 func (c *Client) ResizeVolume(ctx context.Context, volume string, bytes int64) error {
 	return c.call(ctx, http.MethodPost, path(api.PathVolumeResize, volume, ""), api.VolumeResize{Bytes: bytes}, nil)

@@ -25,7 +25,7 @@ func addVolumeVerbs(cmd *cobra.Command, dockerCli command.Cli) {
 	cmd.AddCommand(
 		newCheck(dockerCli), newSnapshot(dockerCli), newClone(dockerCli), newRename(dockerCli), newResize(dockerCli),
 		newProtect(dockerCli, true), newProtect(dockerCli, false), newVolumeExport(dockerCli), newVolumeImport(dockerCli),
-		newTrash(dockerCli), newUndelete(dockerCli),
+		newMove(dockerCli), newTrash(dockerCli), newUndelete(dockerCli),
 	)
 }
 
@@ -81,6 +81,41 @@ func newRename(dockerCli command.Cli) *cobra.Command {
 			})
 		},
 	}
+}
+
+func newMove(dockerCli command.Cli) *cobra.Command {
+	var (
+		r       api.VolumeMove
+		options = opts.NewMapOpts(nil, nil)
+	)
+	cmd := &cobra.Command{
+		Use:     "mv [OPTIONS] VOLUME",
+		Aliases: []string{"move"},
+		Short:   "Move a volume to another pool or driver",
+		Long: `Move a volume, with its snapshots, to another pool or driver. No container may run
+with it; those that are stopped find it where it is then. Until all of it is there, it
+is where it was, whatever happens.`,
+		Args:              dockercli.ExactArgs(1),
+		ValidArgsFunction: completion.VolumeNames(dockerCli),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.Options = options.GetAll()
+			return withHoldfast(dockerCli, func(hf *client.Client) error {
+				made, err := hf.MoveVolume(cmd.Context(), args[0], r)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(dockerCli.Out(), made.Name)
+				fmt.Fprintln(dockerCli.Err(), madeLine(made))
+				return nil
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&r.Pool, "pool", "", "Pool of the driver btrfs that it goes to")
+	flags.StringVarP(&r.Driver, "driver", "d", "", "Driver that it goes to")
+	flags.VarP(options, "opt", "o", "Set driver specific options")
+	cmd.MarkFlagsOneRequired("pool", "driver")
+	return cmd
 }
 
 func newResize(dockerCli command.Cli) *cobra.Command {

@@ -494,6 +494,8 @@ func (p volumesPort) MountAt(_ context.Context, name, id, _ string, _ bool) (str
 	return filepath.Join(p.m.root, "vol", name), p.with("volumes.mount", name, func(v *fakeVolume) { v.mounts[id] = true })
 }
 
+func (p volumesPort) Where(string) (driver, source string, ok bool) { return "", "", false }
+
 func (p volumesPort) Unmount(_ context.Context, name, id string) error {
 	return p.with("volumes.unmount", name, func(v *fakeVolume) { delete(v.mounts, id) })
 }

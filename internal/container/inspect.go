@@ -128,7 +128,7 @@ func (s *Service) describe(r *Record) container.InspectResponse {
 		Image: r.ImageID, LogPath: s.logPath(r), Name: "/" + r.Name, RestartCount: r.RestartCount,
 		Driver: s.d.Rootfs.Driver(), Platform: runtime.GOOS, HostConfig: &host, Config: &cfg,
 		GraphDriver:             &storage.DriverData{Name: s.d.Rootfs.Driver()},
-		Mounts:                  mountPoints(r),
+		Mounts:                  s.mountPoints(r),
 		NetworkSettings:         networkSettings(r),
 		ImageManifestDescriptor: r.ImageManifest,
 	}
@@ -174,13 +174,19 @@ func networkSettings(r *Record) *container.NetworkSettings {
 	return out
 }
 
-// mountPoints lists the mounts as the API shows them, by destination.
-func mountPoints(r *Record) []container.MountPoint {
+// mountPoints lists the mounts as the API shows them, by destination. A volume may
+// have been moved since the container was made.
+func (s *Service) mountPoints(r *Record) []container.MountPoint {
 	out := []container.MountPoint{}
 	for _, m := range r.Mounts {
 		p := container.MountPoint{
 			Type: m.Type, Name: m.Name, Source: m.Source, Destination: m.Target,
 			Driver: m.Driver, Mode: m.Mode, RW: !m.ReadOnly, Propagation: m.Propagation,
+		}
+		if m.Type == mount.TypeVolume {
+			if driver, source, ok := s.d.Volumes.Where(m.Name); ok {
+				p.Driver, p.Source = driver, source
+			}
 		}
 		if m.Type == mount.TypeVolume && p.Mode == "" && (!m.Anonymous || m.Options != nil) {
 			p.Mode = "z" // as Docker fills it for its local volumes, but not for those of the image

@@ -61,7 +61,7 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]container.Summary,
 		if !r.shown().running() && !sel.all && o.Limit <= 0 || !sel.matches(r) {
 			continue
 		}
-		sum := summary(r, now)
+		sum := s.summary(r, now)
 		sum.Names = append(sum.Names, linked[r.ID]...)
 		sum.Image = names.of(r)
 		if o.Size {
@@ -215,11 +215,11 @@ func healthOf(r *Record) *container.HealthSummary {
 	return &container.HealthSummary{Status: r.Health.Status, FailingStreak: r.Health.FailingStreak}
 }
 
-func summary(r *Record, now time.Time) container.Summary {
+func (s *Service) summary(r *Record, now time.Time) container.Summary {
 	sum := container.Summary{
 		ID: r.ID, Names: []string{"/" + r.Name}, ImageID: r.ImageID, ImageManifestDescriptor: r.ImageManifest,
 		Command: commandLine(r), Created: r.Created.Unix(), Ports: portSummaries(r), Labels: r.Config.Labels,
-		State: r.state(), Status: status(r, now), Health: healthOf(r), Mounts: mountPoints(r),
+		State: r.state(), Status: status(r, now), Health: healthOf(r), Mounts: s.mountPoints(r),
 	}
 	sum.HostConfig.NetworkMode = string(r.HostConfig.NetworkMode)
 	sum.HostConfig.Annotations = maps.Clone(r.HostConfig.Annotations)

@@ -226,6 +226,9 @@ type Volumes interface {
 	// container. Idempotent per (name, container).
 	MountAt(ctx context.Context, name, container, at string, writable bool) (path string, err error)
 	Unmount(ctx context.Context, name, container string) error
+	// Where tells, without I/O, the driver and the directory that a volume has now;
+	// false where that is as Acquire told.
+	Where(name string) (driver, source string, ok bool)
 	// Populate copies src (a directory of the image) into the volume, or into the
 	// directory sub of it, if that is there and empty: modes, owners, xattrs, links and device nodes kept. It does nothing
 	// for a volume with content.

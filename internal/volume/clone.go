@@ -98,6 +98,11 @@ func (s *Service) Resize(ctx context.Context, name string, bytes int64) error {
 	if bytes < 0 {
 		return fault.New(errdefs.ErrInvalidArgument, "invalid size: %d", bytes)
 	}
+	unlock, err := s.ops.Lock(ctx, name) // what is being done to it is not to be mended
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return s.with(ctx, name, func(e *entry, dr Driver) error {
 		if err := errors.Join(s.mend(ctx, e, dr), whole(e)); err != nil {
 			return err

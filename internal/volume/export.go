@@ -146,6 +146,9 @@ func (s *Service) About(ctx context.Context, name string) (About, error) {
 		_, cl := dr.(Cloner)
 		_, rn := dr.(Renamer)
 		_, li := dr.(Limiter)
+		_, se := dr.(Sender)
+		a.Capabilities.Send = a.Capabilities.Send && se
+		a.Capabilities.Incremental = a.Capabilities.Incremental && se
 		a.Capabilities.Snapshot = a.Capabilities.Snapshot && sn
 		a.Capabilities.Clone = a.Capabilities.Clone && cl
 		a.Capabilities.Rename = a.Capabilities.Rename && rn

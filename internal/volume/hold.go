@@ -73,7 +73,7 @@ func (s *Service) hold(ctx context.Context, name, as string, alone bool) (held, 
 				return err
 			}
 		}
-		if err := whole(e); err != nil {
+		if err := errors.Join(whole(e), s.atRest(e)); err != nil {
 			return err
 		}
 		h = held{e: e, rec: e.rec, dr: dr, as: as, users: s.writers(e)}
@@ -108,6 +108,18 @@ func whole(e *entry) error {
 	}
 	if do := e.rec.Doing; do != nil && do.Verb == DoReplace {
 		return fault.New(errdefs.ErrConflict, "volume '%s' is being replaced: the next start of the daemon will finish it", e.rec.Name)
+	}
+	return nil
+}
+
+// atRest refuses volumes that are being moved: what is written to them now would
+// stay behind. One whose move an earlier daemon began can be used, also where
+// what that left cannot be removed.
+func (s *Service) atRest(e *entry) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, moving := e.refs[asMove]; moving {
+		return fault.New(errdefs.ErrConflict, "volume '%s' is being moved", e.rec.Name)
 	}
 	return nil
 }

@@ -60,6 +60,10 @@ type Intent struct {
 	At       time.Time `json:",omitzero"`  // rename into the trash: when
 	With     string    `json:",omitempty"` // replace: the volume whose data comes
 	Step     int       `json:",omitempty"` // replace: how far it is
+	// Move: the other place, to which it goes, or from which it came.
+	Driver  string            `json:",omitempty"`
+	Options map[string]string `json:",omitempty"`
+	Phase   MovePhase         `json:",omitempty"`
 }
 
 // Verb names a change.
@@ -71,6 +75,7 @@ const (
 	DoRemoveSnapshot Verb = "remove snapshot"
 	DoRollback       Verb = "rollback"
 	DoRename         Verb = "rename"
+	DoMove           Verb = "move"
 )
 
 // State is where a volume is in its life. It is written before the driver is

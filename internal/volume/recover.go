@@ -86,6 +86,10 @@ func (s *Service) settleIntent(ctx context.Context, dr Driver, r *Record) (*Reco
 		if done {
 			n.Snapshots = append(n.Snapshots, s.kept(do, methodOf(r, do.Snapshot)))
 		}
+	case DoMove:
+		if done, err = s.settleMove(ctx, r); err != nil {
+			return nil, err
+		}
 	case DoRename:
 		if n, err = s.finishRename(ctx, dr, r, do); err != nil {
 			return nil, err

@@ -34,6 +34,27 @@ func (s *Service) Acquire(ctx context.Context, r Request) (Info, error) {
 	return Info{Name: v.Name, Driver: v.Driver, Source: v.Mountpoint, Anonymous: e.rec.Anonymous}, nil
 }
 
+// Where tells where a volume is now: one that was moved is not where it was when
+// its containers were made. Volumes of plugins are not moved.
+func (s *Service) Where(name string) (driver, source string, ok bool) {
+	vol, snap, of := strings.Cut(name, SnapshotSeparator)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.byName[vol]
+	if e == nil || s.drivers[e.rec.Driver] == nil {
+		return "", "", false
+	}
+	dr := s.drivers[e.rec.Driver]
+	if !of {
+		return dr.Name(), dr.Path(e.rec.spec()), true
+	}
+	sn, ok := dr.(Snapshotter)
+	if !ok {
+		return "", "", false
+	}
+	return dr.Name(), sn.SnapshotPath(e.rec.spec(), snap), true
+}
+
 // Reattach refers again to a volume after a daemon restart.
 func (s *Service) Reattach(ctx context.Context, name, container string, mounted bool) error {
 	if vol, snap, ok := strings.Cut(name, SnapshotSeparator); ok {
@@ -95,7 +116,7 @@ func (s *Service) mountFor(ctx context.Context, name, container string, about ma
 				return err
 			}
 		}
-		if err := whole(e); err != nil {
+		if err := errors.Join(whole(e), s.atRest(e)); err != nil {
 			return err
 		}
 		if err := mount(ctx, dr, e.rec.spec()); err != nil {
@@ -176,6 +197,9 @@ func (s *Service) Unmount(ctx context.Context, name, container string) error {
 // mounted for it.
 func (s *Service) Populate(ctx context.Context, name, container, src, sub string) error {
 	return s.with(ctx, name, func(e *entry, dr Driver) (err error) {
+		if err := s.atRest(e); err != nil {
+			return err
+		}
 		if err := mount(ctx, dr, e.rec.spec()); err != nil {
 			return err
 		}

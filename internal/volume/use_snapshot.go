@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 
@@ -61,7 +62,7 @@ func (s *Service) reattachSnapshot(ctx context.Context, vol, snap, container str
 
 func (s *Service) mountSnapshot(ctx context.Context, vol, snap, container string, about map[string]string) (path string, err error) {
 	err = s.withSnapshot(ctx, vol, snap, func(e *entry, dr Driver, sn Snapshotter) error {
-		if err := whole(e); err != nil {
+		if err := errors.Join(whole(e), s.atRest(e)); err != nil {
 			return err
 		}
 		path = sn.SnapshotPath(e.rec.spec(), snap)

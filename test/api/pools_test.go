@@ -93,3 +93,43 @@ func TestDefaultVolumeDriver(t *testing.T) {
 	d.Holdfast("volume", "trash", "empty", "-f")
 	d.Holdfast("pool", "rm", "default")
 }
+
+// A volume goes to a pool, to another and back to a directory, with its snapshots,
+// and the container that refers to it goes with it.
+func TestVolumeMove(t *testing.T) {
+	d := btrfsDaemon(t, testkit.Options{})
+	d.Holdfast("pool", "create", "--size", "300m", "--sparse", "other")
+	d.Docker("run", "--name", "user", "-v", "data:/d", "busybox", "sh", "-c", "echo one > /d/f; chown 70:71 /d/f; mkdir /d/sub; ln /d/f /d/sub/hard; chmod 4711 /d/f")
+	look := []string{"sh", "-c", "cat /d/f; stat -c '%a %u:%g %h' /d/f"}
+	want := d.Docker(append([]string{"run", "--rm", "-v", "data:/d", "busybox"}, look...)...)
+	d.Holdfast("volume", "snapshot", "create", "data@s1")
+	d.Docker("run", "--rm", "-v", "data:/d", "busybox", "sh", "-c", "touch /d/new")
+	d.Holdfast("volume", "snapshot", "create", "data@s2")
+
+	holdfastFails(t, d, "no such pool: nope", "volume", "mv", "--pool", "nope", "data")
+	holdfastFails(t, d, "there already", "volume", "mv", "--driver", "local", "data")
+	up(d, "--name", "runs", "-v", "data:/d", "busybox", "sleep", "1000")
+	holdfastFails(t, d, "stop them first", "volume", "mv", "--pool", "default", "data")
+	d.Docker("rm", "-f", "runs")
+	for _, to := range []struct{ flag, place, driver string }{
+		{"--pool=default", "default", "btrfs"},
+		{"--pool=other", "other", "btrfs"},
+		{"--driver=local", "volumes", "local"},
+	} {
+		equal(t, to.flag, d.Holdfast("volume", "mv", to.flag, "data"), "data")
+		equal(t, "driver", format(d, "data", "{{.Driver}}"), to.driver)
+		where := d.Docker("inspect", "--format", "{{(index .Mounts 0).Driver}} {{(index .Mounts 0).Source}}", "user")
+		equal(t, "inspect of its container", where, to.driver+" "+format(d, "data", "{{.Mountpoint}}"))
+		contains(t, "place", where, to.place+"/")
+		equal(t, "snapshots", d.Holdfast("volume", "snapshot", "ls", "--format", "{{.Name}}", "data"), "data@s1\ndata@s2")
+		d.KillAndStart()
+		equal(t, "content", d.Docker(append([]string{"run", "--rm", "-v", "data:/d", "busybox"}, look...)...), want)
+		equal(t, "of its snapshots", d.Docker("run", "--rm", "-v", "data@s1:/s1:ro", "-v", "data@s2:/s2:ro", "busybox", "sh", "-c", "ls /s1; ls /s2"), "f\nsub\nf\nnew\nsub")
+		d.Docker("start", "-a", "user") // it makes sub a second time and goes on
+	}
+	d.Docker("rm", "user")
+	d.Docker("volume", "rm", "data")
+	d.Holdfast("volume", "trash", "empty", "-f")
+	d.Holdfast("pool", "rm", "default")
+	d.Holdfast("pool", "rm", "other")
+}

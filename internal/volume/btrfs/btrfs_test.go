@@ -95,9 +95,13 @@ func open(t *testing.T, dir string, r fakeRecords) *Pools {
 // newDriver has a folder of the base as its pool, a folder for each dir.
 func newDriver(t *testing.T, dir string) volume.Driver {
 	t.Helper()
-	source := poolDir(t, dir)
-	must(t, os.MkdirAll(source, 0o700))
-	return New(open(t, filepath.Join(dir, "pools"), fakeRecords{DefaultPool: {Name: DefaultPool, Kind: Directory, Source: source, Ready: true}}))
+	r := fakeRecords{}
+	for _, name := range []string{DefaultPool, "other"} {
+		source := filepath.Join(poolDir(t, dir), name)
+		must(t, os.MkdirAll(source, 0o700))
+		r[name] = Record{Name: name, Kind: Directory, Source: source, Ready: true}
+	}
+	return New(open(t, filepath.Join(dir, "pools"), r))
 }
 
 func poolDir(t *testing.T, dir string) string { return filepath.Join(base(t), short(dir)) }
@@ -115,9 +119,12 @@ func TestKillAtEveryStep(t *testing.T) {
 			"snapshot": {"btrfs.snapshot.made"},
 			"rollback": {"btrfs.rollback.next", "btrfs.rollback.kept", "btrfs.rollback.placed"},
 			"clone":    {"btrfs.clone.made"},
+			"move":     {"btrfs.receive.made"},
 		},
+		Move: volume.MoveOptions{Options: map[string]string{optPool: "other"}},
 		Clean: func(t *testing.T, dir string, known map[string][]string) {
-			drivertest.CleanTree(t, filepath.Join(poolDir(t, dir), "volumes"), known)
+			at := func(pool string) string { return filepath.Join(poolDir(t, dir), pool, "volumes") }
+			drivertest.CleanTrees(t, []string{at(DefaultPool), at("other")}, known)
 		},
 	})
 }

@@ -156,9 +156,11 @@ func sendTo(subvol *os.File, since uint64, to *os.File) error {
 	return pathError("send", subvol, "", err)
 }
 
-// identify reads the UUIDs of a subvolume: its own, and that of what it was made
-// of by a stream.
-func identify(subvol *os.File) (uuid, received [16]byte, err error) {
+// identity are the UUIDs of a subvolume, and of what it was made of: by a
+// snapshot, and by a stream.
+type identity struct{ uuid, parent, received [16]byte }
+
+func identify(subvol *os.File) (identity, error) {
 	type timespec struct {
 		sec  uint64
 		nsec uint32
@@ -173,8 +175,8 @@ func identify(subvol *os.File) (uuid, received [16]byte, err error) {
 		times                                  [4]timespec
 		reserved                               [8]uint64
 	}
-	err = ioctl(subvol, iocSubvolInfo, unsafe.Pointer(&a))
-	return a.uuid, a.receivedUUID, pathError("read about subvolume", subvol, "", err)
+	err := ioctl(subvol, iocSubvolInfo, unsafe.Pointer(&a))
+	return identity{a.uuid, a.parentUUID, a.receivedUUID}, pathError("read about subvolume", subvol, "", err)
 }
 
 // setReceived notes what a subvolume was made of.

@@ -43,6 +43,9 @@ func (d *Driver) Send(ctx context.Context, v volume.Spec, snapshot, since string
 	var parent uint64
 	if since != "" {
 		err := in(d.SnapshotPath(v, since), func(f *os.File) (err error) { parent, err = subvolumeID(f); return err })
+		if err == nil {
+			err = d.related(v, path, d.SnapshotPath(v, since))
+		}
 		if err != nil {
 			return fmt.Errorf("send volume %s since %s: %w", v.Name, since, err)
 		}
@@ -52,6 +55,49 @@ func (d *Driver) Send(ctx context.Context, v volume.Spec, snapshot, since string
 		return fmt.Errorf("send volume %s: %w", v.Name, err)
 	}
 	return nil
+}
+
+// related refuses two subvolumes that do not come from one. Files of theirs can
+// have the same numbers by chance, and the kernel would take them for one file.
+func (d *Driver) related(v volume.Spec, a, b string) error {
+	parents := map[[16]byte][16]byte{}
+	paths := []string{d.Path(v), a, b}
+	es, err := os.ReadDir(d.snapshots(v))
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		paths = append(paths, d.SnapshotPath(v, e.Name()))
+	}
+	var of [2][16]byte
+	for _, p := range paths {
+		err := in(p, func(f *os.File) error {
+			id, err := identify(f)
+			parents[id.uuid] = id.parent
+			switch p {
+			case a:
+				of[0] = id.uuid
+			case b:
+				of[1] = id.uuid
+			}
+			return err
+		})
+		if err != nil && (p == a || p == b || !errors.Is(err, os.ErrNotExist)) { // others may go meanwhile
+			return err
+		}
+	}
+	lineage := map[[16]byte]bool{}
+	for u := of[0]; u != [16]byte{} && !lineage[u]; u = parents[u] {
+		lineage[u] = true
+	}
+	seen := map[[16]byte]bool{}
+	for u := of[1]; u != [16]byte{} && !seen[u]; u = parents[u] {
+		if lineage[u] {
+			return nil
+		}
+		seen[u] = true
+	}
+	return fault.New(errdefs.ErrFailedPrecondition, "the two have nothing in common")
 }
 
 // send copies what the kernel writes into a pipe. Closing its other end stops the
@@ -177,11 +223,11 @@ func (d *Driver) receive(ctx context.Context, v volume.Spec, since string, from 
 // are never written to, so their UUIDs tell; it may be the first of the two that
 // was made, or what was received of it, whoever sends now.
 func isParent(f *os.File, s *sendstream.Stream, name string) error {
-	uuid, received, err := identify(f)
+	id, err := identify(f)
 	if err != nil {
 		return err
 	}
-	if received != s.Parent && uuid != s.Parent {
+	if id.received != s.Parent && id.uuid != s.Parent {
 		return fault.New(errdefs.ErrFailedPrecondition, "the snapshot %s is not the one that the stream tells changes to", name)
 	}
 	return nil

@@ -34,6 +34,10 @@ const (
 type CrashCase struct {
 	Test      string // the name of the calling test: it is run as a child
 	NewDriver func(t *testing.T, dir string) volume.Driver
+	// Other, if not nil, is a second driver, and Move a way to it, or to another
+	// place of the first.
+	Other func(t *testing.T, dir string) volume.Driver
+	Move  volume.MoveOptions
 	// Points of the driver, by verb: snapshot, snapshot-rm, rollback, clone, rename.
 	Points map[string][]string
 	// Clean tells what must not be on disk when nothing is being done; it knows
@@ -48,7 +52,11 @@ var domainPoints = map[string][]string{
 	"rollback":    {"volume.rollback.afterIntent", "volume.rollback.afterDriver"},
 	"clone":       {"volume.create.afterIntent", "volume.create.afterDriver", "volume.fill.afterIntent", "volume.fill.afterContent"},
 	"remove":      {"volume.rename.afterIntent", "volume.rename.afterDriver", "volume.rename.afterNewRecord"},
-	"rename":      {"volume.rename.afterIntent", "volume.rename.afterDriver", "volume.rename.afterNewRecord"},
+	"move": {
+		"volume.move.afterIntent", "volume.move.afterCreate", "volume.move.afterFilling", "volume.move.afterSnapshots",
+		"volume.move.afterContent", "volume.move.afterRecord", "volume.move.afterRemove",
+	},
+	"rename": {"volume.rename.afterIntent", "volume.rename.afterDriver", "volume.rename.afterNewRecord"},
 }
 
 type noEvents struct{}
@@ -60,9 +68,13 @@ func (c CrashCase) open(t *testing.T, dir string) (*volume.Service, func()) {
 	t.Helper()
 	db, err := store.Open(filepath.Join(dir, "meta.db"), store.Options{})
 	must(t, err)
+	drivers := []volume.Driver{c.NewDriver(t, dir)}
+	if c.Other != nil {
+		drivers = append(drivers, c.Other(t, dir))
+	}
 	s, err := volume.New(t.Context(), volume.Deps{ //nolint:forbidigo // test support: as the daemon does
 		Clock: clock.System{}, Random: rand.Reader, Log: slog.New(slog.DiscardHandler), Events: noEvents{},
-		Records: store.NewCollection[volume.Record](db, "volumes"), Populator: populate.Copier{}, Drivers: []volume.Driver{c.NewDriver(t, dir)},
+		Records: store.NewCollection[volume.Record](db, "volumes"), Populator: populate.Copier{}, Drivers: drivers,
 		Trash: volume.TrashPolicy{Keep: time.Hour},
 	})
 	must(t, err)
@@ -81,7 +93,10 @@ func KillAtEveryStep(t *testing.T, c CrashCase) {
 	if out, err := exec.Command("go", "test", "-c", "-tags", "failpoint", "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build the child: %v\n%s", err, out)
 	}
-	for _, verb := range []string{"snapshot", "snapshot-rm", "rollback", "clone", "rename", "remove"} {
+	for _, verb := range []string{"snapshot", "snapshot-rm", "rollback", "clone", "rename", "remove", "move"} {
+		if verb == "move" && c.Move.Driver == "" && c.Move.Options == nil {
+			continue
+		}
 		for _, point := range slices.Concat(domainPoints[verb], c.Points[verb]) {
 			t.Run(verb+"/"+point, func(t *testing.T) { c.kill(t, program, verb, point) })
 		}
@@ -94,7 +109,7 @@ func (c CrashCase) child(t *testing.T, verb string) {
 		t.Fatal("built without failpoints")
 	}
 	s, closeDB := c.open(t, os.Getenv(envDir))
-	err := do(t, s, verb)
+	err := c.do(t, s, verb)
 	later := verb == "snapshot-rm" || verb == "rename" || verb == "remove"
 	if err != nil && later {
 		closeDB() // these are finished by the next start
@@ -102,8 +117,8 @@ func (c CrashCase) child(t *testing.T, verb string) {
 	}
 	// Where the driver or the next look could go on, it is done already.
 	finished := err == nil || later
-	err = do(t, s, verb)
-	if verb == "rollback" && errdefs.IsConflict(err) {
+	err = c.do(t, s, verb)
+	if verb == "rollback" && errdefs.IsConflict(err) || verb == "move" && errdefs.IsInvalidArgument(err) {
 		finished = true
 	}
 	if err != nil && !finished {
@@ -112,7 +127,7 @@ func (c CrashCase) child(t *testing.T, verb string) {
 	closeDB()
 }
 
-func do(t *testing.T, s *volume.Service, verb string) error {
+func (c CrashCase) do(t *testing.T, s *volume.Service, verb string) error {
 	switch verb {
 	case "snapshot":
 		_, _, err := s.Snapshot(t.Context(), volume.SnapshotOptions{Volume: "data", Name: "new"})
@@ -127,6 +142,10 @@ func do(t *testing.T, s *volume.Service, verb string) error {
 		return err
 	case "remove":
 		return s.Remove(t.Context(), "data", false)
+	case "move":
+		c.Move.Volume = "data"
+		_, err := s.Move(t.Context(), c.Move)
+		return err
 	case "rename":
 		return s.Rename(t.Context(), "data", "moved")
 	}
@@ -186,14 +205,18 @@ func (c CrashCase) check(t *testing.T, dir, verb, one, two string) {
 		known[v.Name] = []string{}
 		path, err := s.Mount(t.Context(), v.Name, "check")
 		must(t, err)
-		got := Describe(t, path)
+		describe := Describe
+		if verb == "move" {
+			describe, one, two = sent, socketLine.ReplaceAllString(one, ""), socketLine.ReplaceAllString(two, "")
+		}
+		got := describe(t, path)
 		snaps, err := s.Snapshots(t.Context(), v.Name)
 		must(t, err)
 		rolledBack := false
 		for _, o := range snaps {
 			known[v.Name] = append(known[v.Name], o.Name)
 			want := map[string]string{"first": one, "new": two, "kept": two}[o.Name]
-			Same(t, "snapshot "+o.Name, Describe(t, o.Path), want)
+			Same(t, "snapshot "+o.Name, describe(t, o.Path), want)
 			rolledBack = rolledBack || o.Name == "kept"
 		}
 		want := two
@@ -214,7 +237,7 @@ func (c CrashCase) check(t *testing.T, dir, verb, one, two string) {
 		t.Errorf("snapshots: %v", known)
 	}
 	c.Clean(t, dir, known)
-	if err := do(t, s, verb); err != nil && !settled(verb, known) {
+	if err := c.do(t, s, verb); err != nil && !settled(verb, known) && (verb != "move" || !errdefs.IsInvalidArgument(err)) {
 		t.Errorf("%s afterwards: %v", verb, err)
 	}
 }
@@ -225,6 +248,29 @@ func settled(verb string, known map[string][]string) bool {
 	_, moved := known["moved"]
 	return copied || moved || verb == "snapshot-rm" && len(known["data"]) == 0 ||
 		slices.ContainsFunc(known["data"], func(n string) bool { return n == "new" || n == "kept" })
+}
+
+// CleanTrees is Clean for volumes that can be in one of several places.
+func CleanTrees(t *testing.T, roots []string, known map[string][]string) {
+	t.Helper()
+	found := map[string]int{}
+	for _, root := range roots {
+		in := map[string][]string{}
+		for name, snaps := range known {
+			if _, err := os.Lstat(filepath.Join(root, name)); err == nil {
+				found[name]++
+				in[name] = snaps
+			}
+		}
+		if _, err := os.Lstat(root); err == nil {
+			CleanTree(t, root, in)
+		}
+	}
+	for name := range known {
+		if found[name] != 1 {
+			t.Errorf("volume %s is at %d places", name, found[name])
+		}
+	}
 }
 
 // CleanTree is Clean for drivers that keep folders as docs/design/volumes.md says.

@@ -319,6 +319,10 @@ func (s suite) receiveRefused(t *testing.T, d volume.Driver, v volume.Spec) {
 	if es, err := os.ReadDir(filepath.Dir(sn.SnapshotPath(to, "got"))); err != nil || len(es) != 1 {
 		t.Errorf("left: %v, %v", es, err)
 	}
+	receive(t, se, to, "stranger", "", stream(t, se, v, "first", ""))
+	if err := se.Send(t.Context(), to, "first", "stranger", &bytes.Buffer{}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("changes between strangers: %v", err)
+	}
 }
 
 type fullPipe struct{ left int }

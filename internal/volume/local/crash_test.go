@@ -175,6 +175,10 @@ func TestFullDiskUnderEverything(t *testing.T) {
 	must(t, db.Close())
 }
 
+type otherDriver struct{ *Driver }
+
+func (otherDriver) Name() string { return "other" }
+
 func TestKillAtEveryStep(t *testing.T) {
 	needRoot(t)
 	drivertest.KillAtEveryStep(t, drivertest.CrashCase{
@@ -184,9 +188,16 @@ func TestKillAtEveryStep(t *testing.T) {
 			"snapshot-rm": {"local.snapshotRemove.renamed"},
 			"rollback":    {"local.copy.afterContent", "local.rollback.copied", "local.rollback.next", "local.rollback.kept", "local.rollback.placed"},
 			"clone":       {"local.copy.afterContent", "local.clone.copied"},
+			"move":        {"local.receive.made"},
 		},
+		Other: func(t *testing.T, dir string) volume.Driver {
+			d, err := New(filepath.Join(dir, "others"), noResolver)
+			must(t, err)
+			return otherDriver{d}
+		},
+		Move: volume.MoveOptions{Driver: "other"},
 		Clean: func(t *testing.T, dir string, known map[string][]string) {
-			drivertest.CleanTree(t, filepath.Join(dir, "volumes"), known)
+			drivertest.CleanTrees(t, []string{filepath.Join(dir, "volumes"), filepath.Join(dir, "others")}, known)
 		},
 	})
 }

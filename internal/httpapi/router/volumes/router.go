@@ -3,6 +3,7 @@ package volumes
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ type Backend interface {
 	Undelete(ctx context.Context, idOrName, as string) (dockervolume.Volume, error)
 	Purge(ctx context.Context, idOrName string) error
 	EmptyTrash(ctx context.Context) ([]volume.Trashed, error)
+	Move(ctx context.Context, o volume.MoveOptions) (volume.Made, error)
 	Protect(ctx context.Context, name, snapshot string, on bool) error
 	Export(ctx context.Context, o volume.ExportOptions, write func(dir string) error) error
 	Import(ctx context.Context, o volume.CreateOptions, fill func(dir string) error) (dockervolume.Volume, error)
@@ -86,6 +88,7 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodPost, Path: api.PathVolumeClone, Handler: rt.clone},
 		{Method: http.MethodPost, Path: api.PathVolumeRename, Handler: rt.rename},
 		{Method: http.MethodPost, Path: api.PathVolumeResize, Handler: rt.resize},
+		{Method: http.MethodPost, Path: api.PathVolumeMove, Handler: rt.move},
 		{Method: http.MethodGet, Path: api.PathPools, Handler: rt.listPools},
 		{Method: http.MethodPost, Path: api.PathPools, Handler: rt.createPool},
 		{Method: http.MethodGet, Path: api.PathPool, Handler: rt.pool},
@@ -130,7 +133,7 @@ func (rt *Router) about(w http.ResponseWriter, r *http.Request) error {
 	return route.JSON(w, http.StatusOK, api.Volume{
 		Name: a.Name, Driver: a.Driver, Protected: a.Protected, Origin: a.Origin,
 		Snapshots: showSnapshots(a.Snapshots), Users: orEmpty(a.Users), Mounted: orEmpty(a.Mounted),
-		Capabilities: api.VolumeCapabilities{Snapshot: c.Snapshot, PointInTime: c.PointInTime, Clone: c.Clone, Rename: c.Rename, Quota: c.Quota},
+		Capabilities: api.VolumeCapabilities{Snapshot: c.Snapshot, PointInTime: c.PointInTime, Clone: c.Clone, Rename: c.Rename, Quota: c.Quota, Send: c.Send, Incremental: c.Incremental},
 	})
 }
 
@@ -233,6 +236,42 @@ func (rt *Router) rename(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+func (rt *Router) move(w http.ResponseWriter, r *http.Request) error {
+	var in api.VolumeMove
+	if err := route.Decode(r, &in, false); err != nil {
+		return err
+	}
+	o, err := moveOptions(route.Var(r, "name"), in)
+	if err != nil {
+		return err
+	}
+	began := rt.clock.Now()
+	made, err := rt.b.Move(r.Context(), o)
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, rt.copied(o.Volume, "", made, began))
+}
+
+// moveOptions says by driver options what a pool's name means.
+func moveOptions(name string, in api.VolumeMove) (volume.MoveOptions, error) {
+	o := volume.MoveOptions{Volume: name, Driver: in.Driver, Options: map[string]string{}}
+	maps.Copy(o.Options, in.Options)
+	if in.Driver == "" && in.Pool == "" && len(in.Options) == 0 {
+		return o, fault.New(errdefs.ErrInvalidArgument, "say where the volume goes: to which driver or pool")
+	}
+	if in.Pool != "" {
+		if o.Driver == "" {
+			o.Driver = "btrfs"
+		}
+		if o.Driver != "btrfs" {
+			return o, fault.New(errdefs.ErrInvalidArgument, "volume driver %s has no pools", o.Driver)
+		}
+		o.Options["pool"] = in.Pool
+	}
+	return o, nil
 }
 
 func (rt *Router) resize(w http.ResponseWriter, r *http.Request) error {
