@@ -35,6 +35,7 @@ type Runtime struct {
 	queue   *queue
 	log     *slog.Logger
 	follows sync.WaitGroup
+	reports *eventServer // nil before start
 
 	mu    sync.Mutex // guards tasks
 	tasks map[string]*task
@@ -42,34 +43,52 @@ type Runtime struct {
 
 var _ container.Runtime = (*Runtime)(nil)
 
-func newRuntime(s *Server) (*Runtime, error) {
+// newRuntime returns a Runtime that has all it keeps below dir.
+func newRuntime(cfg *Config, dir string) (*Runtime, error) {
 	opts, err := typeurl.MarshalAnyToProto(&options.Options{
-		BinaryName:    s.cfg.RuncPath,
-		Root:          s.stateDir("runc"),
-		SystemdCgroup: s.cfg.SystemdCgroup,
+		BinaryName:    cfg.RuncPath,
+		Root:          filepath.Join(dir, "runc"),
+		SystemdCgroup: cfg.SystemdCgroup,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode runtime options: %w", err)
 	}
 	r := &Runtime{
 		shims: shims{
-			program: s.cfg.ShimPath,
-			mark:    s.noAddress(),
-			events:  s.stateDir("events.sock"),
-			bundles: filepath.Join(s.stateDir("tasks"), Namespace),
-			sockets: s.stateDir("s"),
-			log:     s.cfg.Log,
+			program: cfg.ShimPath,
+			mark:    filepath.Join(dir, "none.sock"),
+			events:  filepath.Join(dir, "events.sock"),
+			bundles: filepath.Join(dir, "tasks", Namespace),
+			sockets: filepath.Join(dir, "s"),
+			log:     cfg.Log,
 		},
 		options: opts,
-		fifos:   fifos{dir: s.stateDir("io")},
+		fifos:   fifos{dir: filepath.Join(dir, "io")},
 		queue:   newQueue(),
-		log:     s.cfg.Log,
+		log:     cfg.Log,
 		tasks:   map[string]*task{},
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o711, filepath.Join(dir, "tasks"): 0o711, r.fifos.dir: 0o700, r.shims.sockets: 0o711} {
+		if err := makeDir(path, mode); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.MkdirAll(r.shims.bundles, 0o711); err != nil {
 		return nil, fmt.Errorf("make directory for bundles: %w", err)
 	}
 	return r, r.shims.open()
+}
+
+// start adopts what an earlier engine left, and listens to its shims.
+func (r *Runtime) start(ctx context.Context) error {
+	var err error
+	if r.reports, err = serveEvents(ctx, r.shims.events, r.oomOf, r.log); err != nil {
+		return err
+	}
+	if err := r.adopt(ctx); err != nil {
+		return err
+	}
+	return r.sweepShims()
 }
 
 // close lets go of the shims; they and their containers go on.
@@ -85,7 +104,11 @@ func (r *Runtime) close() error {
 	r.mu.Unlock()
 	r.follows.Wait()
 	r.queue.close()
-	return errors.Join(append(errs, r.shims.close())...)
+	errs = append(errs, r.shims.close())
+	if r.reports != nil {
+		errs = append(errs, r.reports.close())
+	}
+	return errors.Join(errs...)
 }
 
 func in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, Namespace) }

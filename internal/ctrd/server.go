@@ -55,17 +55,17 @@ type Config struct {
 
 // Server is the embedded engine.
 type Server struct {
-	cfg      Config
-	bolt     *bolt.DB
-	meta     *metadata.DB
-	events   *exchange.Exchange
-	snaps    snapshots.Snapshotter // through the metadata store
-	closers  []func() error
-	client   *client.Client
-	collect  *collector
-	runtime  *Runtime
-	rootfs   *Rootfs
-	eventsrv *eventServer
+	cfg     Config
+	bolt    *bolt.DB
+	meta    *metadata.DB
+	events  *exchange.Exchange
+	snaps   snapshots.Snapshotter // through the metadata store
+	closers []func() error
+	client  *client.Client
+	collect *collector
+	runtime *Runtime
+	rootfs  *Rootfs
+	beside  []*Runtime
 }
 
 // Start opens the stores under cfg.Root and adopts the shims that an earlier
@@ -94,15 +94,9 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		{cfg.Root, 0o700},
 		{cfg.State, 0o711},
 		{cfg.RootfsDir, 0o700}, // its paths are in the mount table, and images have set-user-ID programs
-		{s.stateDir("tasks"), 0o711},
-		{s.stateDir("io"), 0o700},
-		{s.stateDir("s"), 0o711},
 	} {
-		if err := os.MkdirAll(d.path, d.mode); err != nil {
-			return nil, fmt.Errorf("make engine directory: %w", err)
-		}
-		if err := os.Chmod(d.path, d.mode); err != nil { // an older one, or another umask
-			return nil, fmt.Errorf("set mode of engine directory: %w", err)
+		if err := makeDir(d.path, d.mode); err != nil {
+			return nil, err
 		}
 	}
 	if err := s.openStores(ctx); err != nil {
@@ -247,21 +241,38 @@ type differ struct {
 
 func (s *Server) openTasks(ctx context.Context) error {
 	var err error
-	if s.runtime, err = newRuntime(s); err != nil {
+	if s.runtime, err = newRuntime(&s.cfg, s.cfg.State); err != nil {
 		return err
 	}
-	if s.eventsrv, err = serveEvents(ctx, s.stateDir("events.sock"), s.runtime.oomOf, s.cfg.Log); err != nil {
-		return err
-	}
-	if err := s.runtime.adopt(ctx); err != nil {
-		return err
-	}
-	return s.sweepShims()
+	return s.runtime.start(ctx)
 }
 
-// noAddress is the gRPC address that shims are told. Nobody listens there and
-// they never ask; it marks them as ours.
-func (s *Server) noAddress() string { return s.stateDir("none.sock") }
+// OpenTasks returns a Runtime beside that of containers, which knows nothing of
+// their tasks nor they of its own. Nobody needs to read its events. It goes down
+// with the engine.
+func (s *Server) OpenTasks(ctx context.Context, name string) (*Runtime, error) {
+	r, err := newRuntime(&s.cfg, s.stateDir(name))
+	if err != nil {
+		return nil, err
+	}
+	s.beside = append(s.beside, r)
+	ends := r.queue.events(context.WithoutCancel(ctx))
+	go func() { // until the queue is closed
+		for range ends { //nolint:revive // who waits for a task asks for it
+		}
+	}()
+	return r, r.start(ctx)
+}
+
+func makeDir(path string, mode os.FileMode) error {
+	if err := os.MkdirAll(path, mode); err != nil {
+		return fmt.Errorf("make engine directory: %w", err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // an older one, or another umask
+		return fmt.Errorf("set mode of engine directory: %w", err)
+	}
+	return nil
+}
 
 // Client returns containerd's client over the stores in this process.
 func (s *Server) Client() *client.Client { return s.client }
@@ -288,11 +299,10 @@ func (s *Server) RuncVersion(ctx context.Context) (string, error) {
 // Close lets go of everything; shims and their containers go on.
 func (s *Server) Close() error {
 	var errs []error
-	if s.runtime != nil {
-		errs = append(errs, s.runtime.close())
-	}
-	if s.eventsrv != nil {
-		errs = append(errs, s.eventsrv.close())
+	for _, r := range append(s.beside, s.runtime) {
+		if r != nil {
+			errs = append(errs, r.close())
+		}
 	}
 	if s.collect != nil {
 		s.collect.close()

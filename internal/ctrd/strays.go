@@ -17,7 +17,7 @@ import (
 // sweepShims ends shims of ours that no task belongs to: an engine that is
 // killed between starting a shim and noting its address leaves one that nobody
 // will ever talk to. Ours are told by the address they were given.
-func (s *Server) sweepShims() error {
+func (r *Runtime) sweepShims() error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return fmt.Errorf("look for stray shims: %w", err)
@@ -27,14 +27,14 @@ func (s *Server) sweepShims() error {
 		if err != nil {
 			continue
 		}
-		id, ok := s.shimOf(pid)
+		id, ok := r.shimOf(pid)
 		if !ok {
 			continue
 		}
-		if _, err := s.runtime.task(id); !errdefs.IsNotFound(err) {
+		if _, err := r.task(id); !errdefs.IsNotFound(err) {
 			continue
 		}
-		s.cfg.Log.Info("stray shim ended", logkey.Container, id, logkey.Pid, pid)
+		r.log.Info("stray shim ended", logkey.Container, id, logkey.Pid, pid)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end stray shim %d: %w", pid, err)
 		}
@@ -43,7 +43,7 @@ func (s *Server) sweepShims() error {
 }
 
 // shimOf tells which container's shim a process is, if it is one of ours.
-func (s *Server) shimOf(pid int) (id string, ok bool) {
+func (r *Runtime) shimOf(pid int) (id string, ok bool) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	if err != nil {
 		return "", false // gone, or not to be read
@@ -52,7 +52,7 @@ func (s *Server) shimOf(pid int) (id string, ok bool) {
 	for a := range bytes.SplitSeq(bytes.TrimSuffix(b, []byte{0}), []byte{0}) {
 		args = append(args, string(a))
 	}
-	if len(args) == 0 || flagValue(args, "-address") != s.noAddress() {
+	if len(args) == 0 || flagValue(args, "-address") != r.shims.mark {
 		return "", false
 	}
 	id = flagValue(args, "-id")

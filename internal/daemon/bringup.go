@@ -67,7 +67,7 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	d.events = event.NewBus(d.clock)
 
 	for _, step := range []func(context.Context) error{
-		d.startEngine, d.startImages, d.startLedger, d.startVolumes, d.startNetworks, d.startContainers, d.runLedger, d.startBuilder, d.runJanitor, d.runRecorder, d.startSwarm,
+		d.startEngine, d.startImages, d.startLedger, d.openPlugins, d.startVolumes, d.startNetworks, d.startPlugins, d.startContainers, d.runLedger, d.startBuilder, d.runJanitor, d.runRecorder, d.startSwarm,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -155,7 +155,7 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 	}
 	d.plugins, err = plugin.New(plugin.Config{
 		Dirs: d.cfg.PluginDirs, State: filepath.Join(d.cfg.Root, "volume-plugins.json"),
-		Keep: []string{d.cfg.Root, d.cfg.ExecRoot}, Log: d.log,
+		Keep: []string{d.cfg.Root, d.cfg.ExecRoot}, Log: d.log, Managed: managedPlugins{d.managed},
 	})
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ import (
 	"holdfast.dev/holdfast/internal/httpapi"
 	"holdfast.dev/holdfast/internal/image"
 	"holdfast.dev/holdfast/internal/network"
+	managed "holdfast.dev/holdfast/internal/plugin"
 	"holdfast.dev/holdfast/internal/store"
 	"holdfast.dev/holdfast/internal/usage"
 	"holdfast.dev/holdfast/internal/volume"
@@ -77,6 +78,7 @@ type Daemon struct {
 	recorder   *usage.Recorder
 	volumes    *volume.Service
 	plugins    *plugin.Registry
+	managed    *managed.Service
 	networks   *network.Service
 	containers *container.Service
 	devices    *cdi.Registry

@@ -8,6 +8,7 @@ import (
 	extensionrouter "holdfast.dev/holdfast/internal/httpapi/router/extension"
 	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
 	networkrouter "holdfast.dev/holdfast/internal/httpapi/router/network"
+	pluginrouter "holdfast.dev/holdfast/internal/httpapi/router/plugin"
 	storagerouter "holdfast.dev/holdfast/internal/httpapi/router/storage"
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
@@ -27,6 +28,7 @@ func (d *Daemon) routers() []route.Router {
 		volumesrouter.New(d.volumes, pools{d.pools}, tars{}, d.clock),
 		distributionrouter.New(swarmDistribution{d}),
 		volumerouter.New(d.volumes, d.swarm),
+		pluginrouter.New(d.managed),
 		networkrouter.New(d.networks, d.containers, d.swarm),
 		swarmrouter.New(swarmBackend{d.swarm}),
 	}

@@ -3,6 +3,9 @@
 // asked.
 //
 //	volplugin SOCKET DIRECTORY
+//
+// With VOLPLUGIN_MOUNT=tmpfs in its environment each volume is a tmpfs while it is
+// mounted, with a file "greeting" that says $GREETING.
 package main
 
 import (
@@ -14,10 +17,12 @@ import (
 	"sync"
 
 	"github.com/docker/go-plugins-helpers/volume"
+	"golang.org/x/sys/unix"
 )
 
 type driver struct {
-	dir string
+	dir   string
+	tmpfs bool
 
 	mu     sync.Mutex // guards what follows, and the output
 	mounts map[string]int
@@ -84,6 +89,14 @@ func (d *driver) Path(r *volume.PathRequest) (*volume.PathResponse, error) {
 func (d *driver) Mount(r *volume.MountRequest) (*volume.MountResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.mounts[r.Name] == 0 && d.tmpfs {
+		if err := unix.Mount("tmpfs", d.at(r.Name), "tmpfs", 0, "size=1m"); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(d.at(r.Name), "greeting"), []byte(os.Getenv("GREETING")+"\n"), 0o644); err != nil {
+			return nil, err
+		}
+	}
 	d.mounts[r.Name]++
 	d.say("mount %s %d", r.Name, d.mounts[r.Name])
 	return &volume.MountResponse{Mountpoint: d.at(r.Name)}, nil
@@ -95,6 +108,11 @@ func (d *driver) Unmount(r *volume.UnmountRequest) error {
 	defer d.mu.Unlock()
 	if d.mounts[r.Name] == 0 {
 		return errors.New("not mounted")
+	}
+	if d.mounts[r.Name] == 1 && d.tmpfs {
+		if err := unix.Unmount(d.at(r.Name), 0); err != nil {
+			return err
+		}
 	}
 	d.mounts[r.Name]--
 	d.say("unmount %s %d", r.Name, d.mounts[r.Name])
@@ -111,6 +129,6 @@ func main() {
 	if len(os.Args) != args {
 		log.Fatal("usage: volplugin SOCKET DIRECTORY")
 	}
-	d := &driver{dir: os.Args[2], mounts: map[string]int{}}
+	d := &driver{dir: os.Args[2], tmpfs: os.Getenv("VOLPLUGIN_MOUNT") == "tmpfs", mounts: map[string]int{}}
 	log.Fatal(volume.NewHandler(d).ServeUnix(os.Args[1], 0))
 }

@@ -23,7 +23,8 @@ type endpoint struct {
 	network, addr string // unix and a path, or tcp and host:port
 	tls           *tlsFiles
 	// stamp changes when another process listens on the socket: it made it anew.
-	stamp string
+	stamp   string
+	managed *ManagedPlugin // nil for one beside the engine
 }
 
 // tlsFiles is the TLSConfig of a .json file.
@@ -41,6 +42,9 @@ const (
 
 // nameRule keeps a plugin's name a file's name.
 var nameRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
+// managedRule is the form of a managed plugin's name, "host:5000/dir/name:tag".
+var managedRule = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_./:-]{0,254}$`)
 
 func notFound(name string) error {
 	return fault.New(errdefs.ErrNotFound, `plugin %q not found`, name)

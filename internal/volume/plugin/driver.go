@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -172,7 +175,7 @@ func (d *Driver) Mount(ctx context.Context, v volume.Spec) error {
 	if err != nil {
 		return err
 	}
-	path, err := d.place(out.Mountpoint)
+	path, err := d.place(a.at.managed, out.Mountpoint)
 	if err != nil {
 		return errors.Join(silent(d.name, "VolumeDriver.Mount", err), d.Unmount(context.WithoutCancel(ctx), v))
 	}
@@ -191,19 +194,25 @@ func (d *Driver) still(ctx context.Context, v volume.Spec, m mount, a activation
 	if err != nil && !refused(err) {
 		return false, err
 	}
-	return err == nil && filepath.Clean(out.Mountpoint) == m.Path, nil
+	if err != nil {
+		return false, nil
+	}
+	path, err := d.place(a.at.managed, out.Mountpoint)
+	return err == nil && path == m.Path, nil //nolint:nilerr // then it is told again, and the error with it
 }
 
 const maxPath = 4096
 
-// place checks where a plugin says that a volume is.
-func (d *Driver) place(p string) (string, error) {
+// place checks where a plugin says that a volume is, and finds that on the machine.
+func (d *Driver) place(m *ManagedPlugin, p string) (string, error) {
 	clean := filepath.Clean(p)
 	switch {
 	case len(p) > maxPath || strings.ContainsRune(p, 0) || !filepath.IsAbs(p):
 		return "", fmt.Errorf("it says that the volume is at %q, which is no absolute path", words(p))
 	case clean == "/":
 		return "", errors.New("it says that the volume is the machine's own root")
+	case m != nil:
+		return m.outside(clean)
 	}
 	for _, keep := range d.r.cfg.Keep {
 		if within(keep, clean) || within(clean, keep) {
@@ -212,6 +221,43 @@ func (d *Driver) place(p string) (string, error) {
 	}
 	return clean, nil
 }
+
+// outside finds a path of a managed plugin's on the machine. No link that the
+// plugin made leads out of what is the plugin's.
+func (m *ManagedPlugin) outside(p string) (string, error) {
+	root, rest := m.Root, p
+	if m.Inside != "" && within(m.Inside, p) {
+		root, rest = m.Outside, strings.TrimPrefix(p, m.Inside)
+	}
+	if root == "" {
+		return "", fmt.Errorf("it says that the volume is at %q, which the machine does not see", words(p))
+	}
+	dir, err := os.Open(root)
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), "./"+rest, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return "", fmt.Errorf("it says that the volume is at %q: %w", words(p), err)
+	}
+	defer unix.Close(fd)
+	top, err := pathOf(int(dir.Fd()))
+	if err != nil {
+		return "", err
+	}
+	place, err := pathOf(fd)
+	if err != nil {
+		return "", err
+	}
+	if !within(top, place) {
+		return "", fmt.Errorf("it says that the volume is at %q, which is not its own", words(p))
+	}
+	return place, nil
+}
+
+// pathOf is where an open file is, with all links followed.
+func pathOf(fd int) (string, error) { return os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)) }
 
 func within(dir, p string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")

@@ -521,3 +521,72 @@ func TestStateOnAFullDisk(t *testing.T) {
 		t.Errorf("the plugin was told %d times what we could not note", n)
 	}
 }
+
+// fakeManaged is a plugin that the engine runs.
+type fakeManaged struct{ p ManagedPlugin }
+
+func (f *fakeManaged) Find(name string) (ManagedPlugin, bool) {
+	return f.p, name == f.p.Name || name+":latest" == f.p.Name
+}
+func (f *fakeManaged) Names() []string { return []string{f.p.Name} }
+
+// A managed plugin's paths are its own: they are found on the machine, and no link
+// in them leads out.
+func TestPathsOfManagedPlugins(t *testing.T) {
+	top := t.TempDir()
+	for _, d := range []string{"root/own/vol", "root/data", "shared/vol", "secret"} {
+		must(t, os.MkdirAll(filepath.Join(top, d), 0o755))
+	}
+	must(t, os.Symlink("/secret", filepath.Join(top, "shared/absolute")))
+	must(t, os.Symlink("../secret", filepath.Join(top, "shared/dots")))
+	must(t, os.Symlink("vol", filepath.Join(top, "shared/link")))
+	m := &ManagedPlugin{Inside: "/data", Outside: filepath.Join(top, "shared"), Root: filepath.Join(top, "root")}
+	for _, c := range []struct{ inside, want string }{
+		{"/data/vol", "shared/vol"},
+		{"/data/link", "shared/vol"},
+		{"/data", "shared"},
+		{"/own/vol", "root/own/vol"},
+		{"/data/../own/vol", "root/own/vol"},
+		{"/database", ""},
+		{"/data/absolute", ""},
+		{"/data/dots", ""},
+		{"/data/none", ""},
+	} {
+		got, err := (&Driver{r: &Registry{}}).place(m, c.inside)
+		if c.want != "" && (err != nil || got != filepath.Join(top, c.want)) || c.want == "" && err == nil {
+			t.Errorf("%s: %s, %v; want %s", c.inside, got, err, c.want)
+		}
+	}
+}
+
+func TestManagedPluginsComeFirst(t *testing.T) {
+	dir := t.TempDir()
+	newFake(t, dir, "one")
+	newFake(t, dir, "two")
+	f := &fakeManaged{ManagedPlugin{Name: "team/vols:latest", Enabled: true, Socket: filepath.Join(dir, "two.sock")}}
+	r, err := New(Config{
+		Dirs: []string{dir}, State: filepath.Join(dir, "state.json"), Log: slog.New(slog.DiscardHandler), Managed: f,
+		Limits: Limits{Dial: 10 * time.Millisecond},
+	})
+	must(t, err)
+	if d := driver(t, r, "team/vols"); d.Name() != "team/vols:latest" {
+		t.Errorf("the driver is called %s", d.Name())
+	}
+	if d := driver(t, r, "one"); d.Name() != "one" {
+		t.Errorf("the driver is called %s", d.Name())
+	}
+	if n := r.Names(); !slices.Equal(n, []string{"one", "team/vols:latest"}) {
+		t.Errorf("names: %q", n)
+	}
+	f.p.Enabled = false
+	if _, err := r.Driver(t.Context(), "team/vols"); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "found but disabled") {
+		t.Errorf("a disabled one: %v", err)
+	}
+	if r.Known("team/vols:latest") == nil || r.Known("../x") != nil {
+		t.Error("known are names that can be a plugin's")
+	}
+	f.p.Enabled, f.p.Socket = true, filepath.Join(dir, "starting.sock")
+	if _, err := r.Driver(t.Context(), "team/vols"); !errdefs.IsUnavailable(err) {
+		t.Errorf("one that does not listen yet: %v", err)
+	}
+}

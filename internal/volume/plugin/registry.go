@@ -26,6 +26,28 @@ type Config struct {
 	Keep   []string // directories of the engine's own: no plugin's volume is there
 	Limits Limits
 	Log    *slog.Logger
+	// Managed are plugins that the engine itself runs; they come before those of
+	// the directories. May be nil.
+	Managed Managed
+}
+
+// Managed knows the plugins that the engine runs.
+type Managed interface {
+	// Find returns a plugin by the name that a user gives it.
+	Find(name string) (ManagedPlugin, bool)
+	// Names lists those that run.
+	Names() []string
+}
+
+// ManagedPlugin is a plugin that the engine runs, with a root of its own: paths
+// that it tells are not the machine's.
+type ManagedPlugin struct {
+	Name    string // its full name, with a tag
+	Enabled bool
+	Socket  string
+	// Inside is where the plugin mounts things that the machine finds at Outside;
+	// empty: nowhere. Other paths of its own are below Root.
+	Inside, Outside, Root string
 }
 
 // Registry knows the plugins. It implements volume.Plugins.
@@ -58,8 +80,12 @@ func New(c Config) (*Registry, error) {
 
 // Driver implements volume.Plugins.
 func (r *Registry) Driver(ctx context.Context, name string) (volume.Driver, error) {
-	if _, err := find(r.cfg.Dirs, name); err != nil {
+	e, err := r.find(name)
+	if err != nil {
 		return nil, err // and nothing is kept of a name that anybody may make up
+	}
+	if e.managed != nil {
+		name = e.managed.Name
 	}
 	d := r.driver(name)
 	if _, err := d.activate(ctx); err != nil {
@@ -70,7 +96,7 @@ func (r *Registry) Driver(ctx context.Context, name string) (volume.Driver, erro
 
 // Known implements volume.Plugins.
 func (r *Registry) Known(name string) volume.Driver {
-	if !nameRule.MatchString(name) {
+	if !nameRule.MatchString(name) && !managedRule.MatchString(name) {
 		return nil
 	}
 	r.mu.Lock()
@@ -128,6 +154,9 @@ func (r *Registry) look(ctx context.Context) {
 	if err != nil {
 		r.cfg.Log.Warn("not all volume plugins are found", logkey.Err, err)
 	}
+	if r.cfg.Managed != nil {
+		names = append(names, r.cfg.Managed.Names()...)
+	}
 	r.mu.Lock()
 	names = slices.Compact(slices.Sorted(slices.Values(slices.AppendSeq(names, maps.Keys(r.drivers)))))
 	r.mu.Unlock()
@@ -163,7 +192,7 @@ type activation struct {
 
 // activate asks the plugin who it is, unless it is known and nothing has changed.
 func (d *Driver) activate(ctx context.Context) (activation, error) {
-	e, err := find(d.r.cfg.Dirs, d.name)
+	e, err := d.r.find(d.name)
 	if err != nil {
 		d.forget()
 		return activation{}, err
@@ -190,7 +219,31 @@ func (d *Driver) activate(ctx context.Context) (activation, error) {
 }
 
 func same(a, b endpoint) bool {
-	return a.network == b.network && a.addr == b.addr && a.stamp == b.stamp && (a.tls == nil) == (b.tls == nil) && (a.tls == nil || *a.tls == *b.tls)
+	return a.network == b.network && a.addr == b.addr && a.stamp == b.stamp && (a.tls == nil) == (b.tls == nil) && (a.tls == nil || *a.tls == *b.tls) &&
+		(a.managed == nil) == (b.managed == nil) && (a.managed == nil || *a.managed == *b.managed)
+}
+
+// find looks for a plugin among those that the engine runs, then in the directories.
+func (r *Registry) find(name string) (endpoint, error) {
+	if r.cfg.Managed == nil {
+		return find(r.cfg.Dirs, name)
+	}
+	m, ok := r.cfg.Managed.Find(name)
+	switch {
+	case !ok:
+		return find(r.cfg.Dirs, name)
+	case !m.Enabled:
+		return endpoint{}, fault.New(errdefs.ErrUnavailable, "plugin %q found but disabled", m.Name)
+	}
+	e, err := unixEndpoint(m.Socket)
+	if errors.Is(err, os.ErrNotExist) { // it is just being started: whoever calls it tries again
+		e, err = endpoint{network: "unix", addr: m.Socket}, nil
+	}
+	if err != nil {
+		return endpoint{}, fmt.Errorf("look for plugin %s: %w", m.Name, err)
+	}
+	e.managed = &m
+	return e, nil
 }
 
 // askScope asks whether volumes are there on all machines. Plugins older than

@@ -56,6 +56,34 @@ func fails(status int, method, path string, body any) check {
 	}
 }
 
+// made is a managed plugin, disabled, of that name.
+func made(t *testing.T, x *ctx, name string) {
+	x.Docker("plugin", "create", name, testkit.PluginDir(t, "one", nil))
+	t.Cleanup(func() {
+		for _, id := range strings.Fields(x.Docker("plugin", "ls", "-q")) {
+			x.Docker("plugin", "rm", "-f", id)
+		}
+	})
+}
+
+// withPlugin has a managed plugin called "case".
+func withPlugin(c check) check {
+	return func(t *testing.T, x *ctx) {
+		made(t, x, "case")
+		c(t, x)
+	}
+}
+
+// storedPlugin has a managed plugin here and in a registry.
+func storedPlugin(c func(t *testing.T, x *ctx, ref string)) check {
+	return stored(func(t *testing.T, x *ctx, ref string) {
+		ref += "-plugin:1"
+		made(t, x, ref)
+		x.Docker("plugin", "push", ref)
+		c(t, x, ref)
+	})
+}
+
 // with has a container that sleeps, called "case", for the check.
 func with(c check) check {
 	return func(t *testing.T, x *ctx) {
@@ -364,17 +392,42 @@ var endpoints = []row{
 	})},
 	{"POST /session", served, "for builds", upgrades("/session")},
 
-	{"GET /plugins", served, "always empty: it lists managed plugins", says("GET", "/plugins", nil, "[]")},
-	{"GET /plugins/privileges", refused, "plugins are not supported", fails(501, "GET", "/plugins/privileges?remote=x", nil)},
-	{"POST /plugins/pull", refused, "plugins are not supported", fails(501, "POST", "/plugins/pull?remote=x", nil)},
-	{"GET /plugins/{name}/json", refused, `plugin \"x\" not found`, fails(404, "GET", "/plugins/x/json", nil)},
-	{"DELETE /plugins/{name}", refused, `plugin \"x\" not found`, fails(404, "DELETE", "/plugins/x", nil)},
-	{"POST /plugins/{name}/enable", refused, `plugin \"x\" not found`, fails(404, "POST", "/plugins/x/enable", nil)},
-	{"POST /plugins/{name}/disable", refused, `plugin \"x\" not found`, fails(404, "POST", "/plugins/x/disable", nil)},
-	{"POST /plugins/{name}/upgrade", refused, `plugin \"x\" not found`, fails(404, "POST", "/plugins/x/upgrade", nil)},
-	{"POST /plugins/create", refused, "plugins are not supported", fails(501, "POST", "/plugins/create?name=x", nil)},
-	{"POST /plugins/{name}/push", refused, `plugin \"x\" not found`, fails(404, "POST", "/plugins/x/push", nil)},
-	{"POST /plugins/{name}/set", refused, `plugin \"x\" not found`, fails(404, "POST", "/plugins/x/set", nil)},
+	{"GET /plugins", served, "", withPlugin(says("GET", "/plugins", nil, `"Name":"case:latest"`))},
+	{"GET /plugins/privileges", served, "", storedPlugin(func(t *testing.T, x *ctx, ref string) {
+		says("GET", "/plugins/privileges?remote="+ref, nil, `"Name":"capabilities"`)(t, x)
+	})},
+	{"POST /plugins/pull", served, "", storedPlugin(func(t *testing.T, x *ctx, ref string) {
+		x.ok("DELETE", "/plugins/"+ref, nil)
+		x.Docker("plugin", "install", "--grant-all-permissions", "--disable", "--alias", "case", ref)
+		says("GET", "/plugins/case/json", nil, `"PluginReference":"`+ref+`"`)(t, x)
+	})},
+	{"GET /plugins/{name}/json", served, "", withPlugin(says("GET", "/plugins/case/json", nil, `"Env":["GREETING=hello one"`))},
+	{"DELETE /plugins/{name}", served, "", withPlugin(func(t *testing.T, x *ctx) {
+		x.ok("DELETE", "/plugins/case", nil)
+		says("GET", "/plugins", nil, "[]")(t, x)
+	})},
+	{"POST /plugins/{name}/enable", served, "volume drivers; other interfaces are refused by name", withPlugin(func(t *testing.T, x *ctx) {
+		x.ok("POST", "/plugins/case/enable?timeout=30", nil)
+		says("GET", "/plugins/case/json", nil, `"Enabled":true`)(t, x)
+	})},
+	{"POST /plugins/{name}/disable", served, "", withPlugin(func(t *testing.T, x *ctx) {
+		x.ok("POST", "/plugins/case/enable", nil)
+		x.ok("POST", "/plugins/case/disable", nil)
+		says("GET", "/plugins/case/json", nil, `"Enabled":false`)(t, x)
+	})},
+	{"POST /plugins/{name}/upgrade", served, "", storedPlugin(func(t *testing.T, x *ctx, ref string) {
+		x.Docker("plugin", "set", ref, "GREETING=other")
+		x.Docker("plugin", "upgrade", "--grant-all-permissions", "--skip-remote-check", ref, ref)
+		says("GET", "/plugins/"+ref+"/json", nil, "GREETING=hello one")(t, x)
+	})},
+	{"POST /plugins/create", served, "", withPlugin(says("GET", "/plugins/case:latest/json", nil, "volumes of version one"))},
+	{"POST /plugins/{name}/push", served, "", storedPlugin(func(t *testing.T, x *ctx, ref string) {
+		says("POST", "/plugins/"+ref+"/push", nil, "digest: sha256:")(t, x)
+	})},
+	{"POST /plugins/{name}/set", served, "", withPlugin(func(t *testing.T, x *ctx) {
+		x.ok("POST", "/plugins/case/set", []string{"GREETING=bye"})
+		says("GET", "/plugins/case/json", nil, "GREETING=bye")(t, x)
+	})},
 
 	{"POST /build", served, "", func(t *testing.T, x *ctx) {
 		says("POST", "/build?t=built:1", testkit.Layer{"Dockerfile": {Body: "FROM busybox\nLABEL a=b\n"}}.Tar(), "Successfully tagged built:1")(t, x)
@@ -526,7 +579,7 @@ func TestEveryEndpointAndFilterHasARow(t *testing.T) {
 		}
 		delete(have, op.name)
 		for _, f := range op.filters {
-			if op.name == "GET /images/search" || op.name == "GET /plugins" {
+			if op.name == "GET /images/search" {
 				continue // the endpoint's own row says it all
 			}
 			if !haveFilter[op.name+" "+f] {

@@ -256,7 +256,17 @@ var filterRows = []row{
 	{"GET /events label", served, "", happened(`"mine":"v"`, `"name":"no"`, "type", "container", "label", "mine=v")},
 	{"GET /events network", served, "", happened(`"name":"yes"`, `"name":"no"`, "network", "yes")},
 	{"GET /events node", served, "matches nothing: there are no nodes", none("node", "x")},
-	{"GET /events plugin", served, "matches nothing: it tells of managed plugins", none("plugin", "x")},
+	{"GET /events plugin", served, "", withPlugin(func(t *testing.T, x *ctx) {
+		says("GET", "/events?"+sofar()+"&"+filters("plugin", "case:latest"), nil, `"Action":"create"`)(t, x)
+	})},
+	{"GET /plugins capability", served, "", withPlugin(func(t *testing.T, x *ctx) {
+		says("GET", "/plugins?"+filters("capability", "volumedriver"), nil, `"Name":"case:latest"`)(t, x)
+		says("GET", "/plugins?"+filters("capability", "authz"), nil, "[]")(t, x)
+	})},
+	{"GET /plugins enable", served, "as Docker, by the name `enabled`", withPlugin(func(t *testing.T, x *ctx) {
+		says("GET", "/plugins?"+filters("enabled", "false"), nil, `"Name":"case:latest"`)(t, x)
+		says("GET", "/plugins?"+filters("enabled", "true"), nil, "[]")(t, x)
+	})},
 	{"GET /events scope", served, "", happened(`"Type":"volume"`, `"scope":"swarm"`, "scope", "local")},
 	{"GET /events secret", served, "matches nothing: there are no secrets", none("secret", "x")},
 	{"GET /events service", served, "matches nothing: there are no services", none("service", "x")},

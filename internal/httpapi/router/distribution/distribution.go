@@ -6,7 +6,6 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
 
 	"holdfast.dev/holdfast/internal/httpapi/route"
@@ -32,12 +31,8 @@ func (rt *Router) Routes() []route.Route {
 }
 
 func (rt *Router) inspect(w http.ResponseWriter, r *http.Request) error {
-	var remote image.Remote
-	// Unreadable credentials count as none, as in Docker.
-	if auth, err := authconfig.Decode(r.Header.Get(registry.AuthHeader)); err == nil && auth != nil {
-		remote.Auth = *auth
-	}
-	out, err := rt.b.Distribution(r.Context(), route.Var(r, "name"), remote)
+	auth, _ := route.Registry(r)
+	out, err := rt.b.Distribution(r.Context(), route.Var(r, "name"), image.Remote{Auth: auth})
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	"github.com/moby/moby/api/pkg/authconfig"
-	"github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 
 	"holdfast.dev/holdfast/internal/base/fault"
@@ -85,7 +83,7 @@ func (rt *Router) load(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := newMessages(w)
+	out := route.NewMessages(w, domain.WriteError)
 	err = rt.b.Load(r.Context(), r.Body, want, out, route.BoolOr(r, "quiet", true))
 	if err != nil {
 		// Always in the stream: clients look there, and not at the status.
@@ -93,7 +91,7 @@ func (rt *Router) load(w http.ResponseWriter, r *http.Request) error {
 		swallow(r)
 		return nil
 	}
-	return out.end(nil)
+	return out.End(nil)
 }
 
 // swallow takes the rest of a body that was refused. Were the connection closed
@@ -126,7 +124,7 @@ func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
 		}
 		o.Platform = &platform
 	}
-	out := newMessages(w)
+	out := route.NewMessages(w, domain.WriteError)
 	body := io.Reader(r.Body)
 	if src != "-" {
 		resp, err := download(r.Context(), src)
@@ -144,7 +142,7 @@ func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
 	} else {
 		swallow(r)
 	}
-	return out.end(err)
+	return out.End(err)
 }
 
 func (rt *Router) pull(w http.ResponseWriter, r *http.Request) error {
@@ -174,8 +172,8 @@ func (rt *Router) pull(w http.ResponseWriter, r *http.Request) error {
 		}
 		o.Platform = &platform
 	}
-	out := newMessages(w)
-	return out.end(rt.b.Pull(r.Context(), ref, o, out))
+	out := route.NewMessages(w, domain.WriteError)
+	return out.End(rt.b.Pull(r.Context(), ref, o, out))
 }
 
 func (rt *Router) push(w http.ResponseWriter, r *http.Request) error {
@@ -195,56 +193,11 @@ func (rt *Router) push(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	out := newMessages(w)
-	return out.end(rt.b.Push(r.Context(), ref, o, out))
+	out := route.NewMessages(w, domain.WriteError)
+	return out.End(rt.b.Push(r.Context(), ref, o, out))
 }
 
-// remote reads credentials and extra headers. Unreadable credentials count as
-// none, as in Docker.
 func remote(r *http.Request) domain.Remote {
-	out := domain.Remote{Headers: map[string][]string{}}
-	if auth, err := authconfig.Decode(r.Header.Get(registry.AuthHeader)); err == nil && auth != nil {
-		out.Auth = *auth
-	}
-	for k, v := range r.Header {
-		if strings.HasPrefix(k, "X-Meta-") {
-			out.Headers[k] = v
-		}
-	}
-	return out
-}
-
-// messages is a reply of JSON messages. Until the first one the request can
-// still fail with a status; after it an error is a message, too.
-type messages struct {
-	w       http.ResponseWriter
-	flush   io.Writer
-	started bool
-}
-
-func newMessages(w http.ResponseWriter) *messages {
-	return &messages{w: w, flush: route.FlushWriter{W: w}}
-}
-
-// Write implements io.Writer.
-func (m *messages) Write(p []byte) (int, error) {
-	if !m.started {
-		m.started = true
-		m.w.Header().Set("Content-Type", "application/json")
-	}
-	return m.flush.Write(p)
-}
-
-// end returns the error of a reply not begun, and writes that of a begun one.
-func (m *messages) end(err error) error {
-	if err == nil && !m.started {
-		m.w.Header().Set("Content-Type", "application/json")
-		m.w.WriteHeader(http.StatusOK)
-		return nil
-	}
-	if err == nil || !m.started {
-		return err
-	}
-	domain.WriteError(m, err)
-	return nil
+	auth, headers := route.Registry(r)
+	return domain.Remote{Auth: auth, Headers: headers}
 }
