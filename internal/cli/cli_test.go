@@ -335,3 +335,25 @@ esac
 		t.Errorf("help lacks the plugin: %s", out.out)
 	}
 }
+
+func TestRegistryIsNotOpenToAll(t *testing.T) {
+	dir := t.TempDir()
+	for want, args := range map[string][]string{
+		"without --tls-cert only loopback addresses": {"--listen", "0.0.0.0:0"},
+		"without --tls-cert only loopback":           {"--listen", ":5000"},
+		"only loopback addresses are listened on":    {"--listen", "example.com:5000"},
+		"missing port":                     {"--listen", "127.0.0.1"},
+		"--tls-client-ca needs --tls-cert": {"--tls-client-ca", "x.pem"},
+		"they must all be set":             {"--tls-cert", "x.pem"},
+		"read the certificate":             {"--tls-cert", "x.pem", "--tls-key", "y.pem", "--listen", "0.0.0.0:0"},
+		"must be more than nothing":        {"--gc-grace", "0s"},
+		"requires 1 argument":              {"more"},
+	} {
+		if out := runForTest(t, nil, append(append([]string{"registry", "serve"}, args...), dir)...); out.code == 0 || !strings.Contains(out.err, want) {
+			t.Errorf("%v: %+v, want %q", args, out, want)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("it made %v, %v", left, err)
+	}
+}

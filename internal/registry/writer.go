@@ -3,8 +3,6 @@ package registry
 import (
 	"context"
 	"io"
-	"net/http"
-	"net/url"
 	"regexp"
 
 	"github.com/opencontainers/go-digest"
@@ -22,24 +20,22 @@ type Writer interface {
 	Begin(ctx context.Context, repo string) (id string, err error)
 	// Uploaded tells how much of an upload is here.
 	Uploaded(ctx context.Context, repo, id string) (int64, error)
-	// Append adds to an upload at offset, which must be where it ends (-1: wherever
-	// that is), and returns its new length.
+	// Append adds to an upload at offset (-1: at its end), and returns its new
+	// length. It is errdefs.ErrOutOfRange if it does not end there.
 	Append(ctx context.Context, repo, id string, offset int64, r io.Reader) (int64, error)
-	// Finish makes the upload a blob of the repository if it is what d says.
+	// Finish makes the upload a blob of the repository. It is
+	// errdefs.ErrInvalidArgument, and the upload is gone, if it is not what d says.
 	Finish(ctx context.Context, repo, id string, d digest.Digest) error
 	// Cancel forgets an upload.
 	Cancel(ctx context.Context, repo, id string) error
-	// Mount gives the repository a blob that another one has; from may be empty.
+	// Mount gives the repository a blob that another one has; from may be empty:
+	// whichever.
 	Mount(ctx context.Context, repo, from string, d digest.Digest) error
-	// Put stores a manifest, by its digest and, if it is one, under a tag.
-	Put(ctx context.Context, repo, tag string, d ocispec.Descriptor, body []byte) error
+	// Put stores a manifest, by its digest and, if it is not empty, under a tag. It is
+	// errdefs.ErrNotFound where the repository lacks what it is made of.
+	Put(ctx context.Context, repo, tag string, d ocispec.Descriptor, m manifest, body []byte) error
 	// DeleteManifest removes a manifest and the tags that mean it, DeleteTag a tag.
 	DeleteManifest(ctx context.Context, repo string, d digest.Digest) error
 	DeleteTag(ctx context.Context, repo, tag string) error
 	DeleteBlob(ctx context.Context, repo string, d digest.Digest) error
-}
-
-// change serves what changes the registry.
-func (h *Handler) change(http.ResponseWriter, *http.Request, request, url.Values) error {
-	return errMethod
 }
