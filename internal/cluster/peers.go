@@ -7,6 +7,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/swarmkit/v2/api"
+	"github.com/opencontainers/go-digest"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/cluster/peers"
@@ -17,6 +18,7 @@ func (m *member) newPeers() *peers.Peers {
 	return peers.New(peers.Deps{
 		Log: m.s.d.Log, Clock: m.s.d.Clock, Images: m.s.d.Images,
 		Identity: peers.NewIdentity(filepath.Join(m.s.nodeDir(), "certificates"), m.unlockKey),
+		Take:     m.s.d.TakeImage,
 		Self:     m.nodeID,
 		Known:    m.members,
 		Managers: m.managers,
@@ -68,7 +70,11 @@ func (m *member) members(ctx context.Context) ([]peers.Member, error) {
 	var out []peers.Member
 	for _, n := range r.Nodes {
 		if n.Spec.Membership == api.NodeMembershipAccepted {
-			out = append(out, peers.Member{ID: n.ID, Addr: nodeAddr(n)})
+			one := peers.Member{ID: n.ID, Addr: nodeAddr(n)}
+			if n.Description != nil {
+				one.Name = n.Description.Hostname
+			}
+			out = append(out, one)
 		}
 	}
 	return out, nil
@@ -104,6 +110,21 @@ func (m *member) managers() []peers.Member {
 func (s *Service) Active() bool {
 	m := s.member()
 	return m != nil && m.wasReady()
+}
+
+// PushImage has all other nodes get an image that this manager has, and keep it
+// under the name. told is called as each of them ends.
+func (s *Service) PushImage(ctx context.Context, name string, d digest.Digest, told func(node string, err error)) error {
+	if _, err := s.conn(); err != nil {
+		return err
+	}
+	return s.member().peers.Push(ctx, name, d, func(m peers.Member, err error) {
+		node := m.Name
+		if node == "" {
+			node = m.ID
+		}
+		told(node, err)
+	})
 }
 
 // FindImage looks for an image on the swarm's other nodes. It is

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/moby/swarmkit/v2/agent/exec"
+	"github.com/opencontainers/go-digest"
 
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -46,6 +47,8 @@ type Deps struct {
 	OwnLink func(name string) bool
 	// Images is what the swarm's other nodes may read of this one.
 	Images http.Handler
+	// TakeImage gets an image from other nodes and keeps it under the name.
+	TakeImage func(ctx context.Context, name string, d digest.Digest) error
 }
 
 // Timing of SwarmKit, see docs/design/cluster.md.

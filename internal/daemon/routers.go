@@ -21,7 +21,7 @@ func (d *Daemon) routers() []route.Router {
 	return []route.Router{
 		systemrouter.New(systemBackend{d}, d.events, d.clock),
 		containerrouter.New(d.containers, committer{d}, d.facts.Cgroup.Version),
-		imagerouter.New(d.images),
+		imagerouter.New(swarmImages{d.images, d}),
 		buildrouter.New(d.builder),
 		extensionrouter.New(d.images, checker{d.volumes}),
 		storagerouter.New(storageBackend{d}),

@@ -26,15 +26,16 @@ var (
 func (d *Daemon) startSwarm(ctx context.Context) error {
 	run := filepath.Join(d.cfg.ExecRoot, "swarm")
 	d.swarm = cluster.New(cluster.Deps{
-		Clock:    d.clock,
-		Log:      d.log,
-		Dir:      filepath.Join(d.cfg.Root, "swarm"),
-		RunDir:   run,
-		Hostname: d.facts.Hostname,
-		Events:   d.events,
-		OwnLink:  ownLink,
-		Images:   registry.NewHandler(shownImages{d}, registry.Options{Log: d.log, Domains: true}),
-		NewName:  func() (string, error) { return container.RandomName(rand.Reader) },
+		Clock:     d.clock,
+		Log:       d.log,
+		Dir:       filepath.Join(d.cfg.Root, "swarm"),
+		RunDir:    run,
+		Hostname:  d.facts.Hostname,
+		Events:    d.events,
+		OwnLink:   ownLink,
+		Images:    registry.NewHandler(shownImages{d}, registry.Options{Log: d.log, Domains: true}),
+		TakeImage: d.takeImage,
+		NewName:   func() (string, error) { return container.RandomName(rand.Reader) },
 		Executor: executor.New(executor.Deps{
 			Log:        d.log,
 			Containers: d.containers,

@@ -19,6 +19,7 @@ import (
 	"holdfast.dev/holdfast/internal/cluster/executor"
 	"holdfast.dev/holdfast/internal/cluster/peers"
 	distributionrouter "holdfast.dev/holdfast/internal/httpapi/router/distribution"
+	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
 	"holdfast.dev/holdfast/internal/image"
 	ociregistry "holdfast.dev/holdfast/internal/registry"
 )
@@ -31,6 +32,7 @@ var (
 	_ ociregistry.Source         = shownImages{}
 	_ distributionrouter.Backend = swarmDistribution{}
 	_ image.Source               = (*peers.Image)(nil)
+	_ imagerouter.Backend        = swarmImages{}
 )
 
 // shownImages is what other nodes of the swarm may read of this one: any
@@ -120,6 +122,74 @@ func (d *Daemon) fromPeers(ctx context.Context, ref reference.Named, out io.Writ
 		return err
 	}
 	d.log.Info("image got from other nodes", logkey.Image, ref.String(), logkey.Duration, d.clock.Now().Sub(start))
+	return nil
+}
+
+// takeImage gets an image from other nodes because a manager says so.
+func (d *Daemon) takeImage(ctx context.Context, name string, want digest.Digest) error {
+	named, err := reference.ParseNamed(name)
+	if err != nil {
+		return err
+	}
+	ref, ok := named.(reference.NamedTagged)
+	if !ok || !image.OfSwarm(ref) {
+		return fmt.Errorf("%s is no name of an image of the swarm", name)
+	}
+	if now, _, err := d.images.Named(ctx, ref.String()); err == nil && now.Digest == want {
+		return d.images.KeepForSwarm(ctx, ref.String())
+	}
+	exact, err := reference.WithDigest(reference.TrimNamed(ref), want)
+	if err != nil {
+		return err
+	}
+	found, err := d.swarm.FindImage(ctx, exact)
+	if err != nil {
+		return err
+	}
+	if err := d.images.Receive(ctx, ref, found.Target, found, io.Discard); err != nil {
+		return err
+	}
+	return d.images.KeepForSwarm(ctx, ref.String())
+}
+
+// imageService is embedded by this name, because the type is called as its field.
+type imageService = image.Service
+
+// swarmImages gives the router the images. A push of what is called cluster/…
+// goes to the swarm's nodes and to no registry.
+type swarmImages struct {
+	*imageService
+	d *Daemon
+}
+
+// Push implements the image router's Backend.
+func (s swarmImages) Push(ctx context.Context, ref reference.Named, o image.PushOptions, out io.Writer) error {
+	if !image.OfSwarm(ref) || !s.d.swarm.Active() {
+		return s.imageService.Push(ctx, ref, o, out)
+	}
+	list, err := s.Pushable(ctx, ref)
+	if err != nil {
+		return err
+	}
+	p := image.NewProgress(out)
+	p.Message("", "The push refers to all nodes of the swarm")
+	for _, r := range list {
+		p.Message(reference.FamiliarString(r.Name), "Pushing")
+		if err := s.KeepForSwarm(ctx, r.Name.String()); err != nil {
+			return err
+		}
+		err := s.d.swarm.PushImage(ctx, r.Name.String(), r.Target.Digest, func(node string, err error) {
+			if err != nil {
+				p.Message(node, err.Error())
+				return
+			}
+			p.Message(node, "Pushed")
+		})
+		if err != nil {
+			return err
+		}
+		p.Message("", fmt.Sprintf("%s: digest: %s size: %d", r.Name.Tag(), r.Target.Digest, r.Target.Size))
+	}
 	return nil
 }
 

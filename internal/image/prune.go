@@ -121,7 +121,7 @@ func (s *Service) prunable(ctx context.Context, danglingOnly bool, match keepFun
 	var recs []Record
 	for _, r := range all {
 		names[r.Target.Digest]++
-		if danglingOnly && !r.dangling() || usedByName(r, users) {
+		if danglingOnly && !r.dangling() || usedByName(r, users) || r.ofSwarm() {
 			continue
 		}
 		ok, err := match(r)

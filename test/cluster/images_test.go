@@ -120,6 +120,23 @@ func TestImagesOfTheSwarm(t *testing.T) {
 	m.Docker("stack", "deploy", "--detach", "-c", file, "s")
 	eventuallySays(t, c, "s_web", "four", "four", "four")
 
+	// Pushed to the swarm, an image is on all nodes and stays there.
+	m.Docker("tag", "app:1", "cluster/app:1")
+	out := m.Docker("push", "cluster/app:1")
+	for _, node := range []string{"node2", "node3"} {
+		if !strings.Contains(out, node+": Pushed") {
+			t.Errorf("push says %s", out)
+		}
+	}
+	for i := 1; i <= c.Size(); i++ {
+		c.Node(i).Docker("image", "prune", "--all", "--force")
+		if got := id(c.Node(i), "cluster/app:1"); got != id(m, "cluster/app:1") {
+			t.Errorf("node%d has %s", i, got)
+		}
+	}
+	c.Node(2).DockerFails("This node is not a swarm manager", "push", "cluster/app:1")
+	m.DockerFails("does not exist locally with the tag: cluster/none:1", "push", "cluster/none:1")
+
 	// A stranger who reaches the port is told nothing.
 	raw, err := c.Node(2).Dial("tcp", c.Addr(1)+":2378")
 	if err != nil {

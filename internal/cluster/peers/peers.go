@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
@@ -26,6 +28,7 @@ const Port = 2378
 // Member is a node of the swarm.
 type Member struct {
 	ID   string
+	Name string // of the machine
 	Addr string // with a port where that is not Port
 }
 
@@ -48,6 +51,8 @@ type Deps struct {
 	Managers func() []Member
 	// Images is what this node shows to others.
 	Images http.Handler
+	// Take gets an image from other nodes and keeps it under the name.
+	Take func(ctx context.Context, name string, d digest.Digest) error
 }
 
 // Peers are the other nodes of this node's swarm.
@@ -101,6 +106,7 @@ func (p *Peers) serve(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.Handle("/v2/", p.d.Images)
 	mux.HandleFunc("GET "+membersPath, p.tellMembers)
+	mux.HandleFunc("POST "+takePath, p.take)
 	s := &http.Server{
 		Handler:           mux,
 		TLSConfig:         p.d.Identity.server(p.allow),

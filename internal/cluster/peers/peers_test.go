@@ -57,8 +57,9 @@ type swarm struct {
 	t    testing.TB
 	root ca.RootCA
 
-	mu      sync.Mutex // guards members
+	mu      sync.Mutex // guards the fields below
 	members []Member
+	taken   []string
 }
 
 // node makes one that serves h; manager: it knows all members.
@@ -89,6 +90,15 @@ func (s *swarm) start(id string, manager bool, i *Identity, h http.Handler) *Pee
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.members[:1]
+		},
+		Take: func(_ context.Context, name string, d digest.Digest) error {
+			if id == "bad" {
+				return errors.New("no room")
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.taken = append(s.taken, id+" "+name+"@"+d.String()[:9])
+			return nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -281,6 +291,37 @@ func TestFindTakesWhatWasNamedLast(t *testing.T) {
 	must(t, err)
 	if _, err := asker.Find(t.Context(), exact); !errdefs.IsNotFound(err) {
 		t.Errorf("found what nobody has: %v", err)
+	}
+}
+
+func TestPush(t *testing.T) {
+	t.Parallel()
+	s := &swarm{t: t, root: authority(t)}
+	m := s.node("m", true, http.NotFoundHandler())
+	w1 := s.node("w1", false, http.NotFoundHandler())
+	s.node("w2", false, http.NotFoundHandler())
+	d, _ := some(1, 10)
+	var told []string
+	tell := func(m Member, err error) { told = append(told, fmt.Sprint(m.ID, " ", err)) }
+	must(t, m.Push(t.Context(), "docker.io/cluster/app:1", d, tell))
+	slices.Sort(s.taken)
+	want := "w1 docker.io/cluster/app:1@" + d.String()[:9]
+	if len(s.taken) != 2 || s.taken[0] != want || len(told) != 2 {
+		t.Errorf("taken %v, told %v", s.taken, told)
+	}
+	// What one node cannot, the others do all the same.
+	s.node("bad", false, http.NotFoundHandler())
+	m.mu.Lock()
+	m.asked = time.Time{}
+	m.mu.Unlock()
+	told = nil
+	err := m.Push(t.Context(), "docker.io/cluster/app:2", d, tell)
+	if err == nil || err.Error() != "1 of 3 other nodes did not get docker.io/cluster/app:2" || !slices.Contains(told, "bad no room") || len(s.taken) != 4 {
+		t.Errorf("%v, taken %v, told %v", err, s.taken, told)
+	}
+	// A worker has no say.
+	if err := w1.push(t.Context(), s.member("w2"), "docker.io/cluster/app:3", d); err == nil || !strings.Contains(err.Error(), "only managers may push") {
+		t.Errorf("a worker pushes: %v", err)
 	}
 }
 
