@@ -38,6 +38,11 @@ bin/holdfast-init: go.mod $(wildcard cmd/holdfast-init/*.go)
 bin/holdfast-backup:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/holdfast-backup
 
+# In the containers of a stateful set: static, like the init.
+bin/holdfast-member: go.mod $(wildcard cmd/holdfast-member/*.go internal/stateful/*.go internal/stateful/*/*.go)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/holdfast-member
+	@touch $@
+
 # Docker's buildx, for our client and for docker's own.
 bin/cli-plugins/docker-buildx: tools/buildx/go.mod tools/buildx/go.sum tools/buildx/main.go
 	cd tools/buildx && CGO_ENABLED=0 $(GO) build -trimpath \

@@ -1,0 +1,347 @@
+package stateful
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"holdfast.dev/holdfast/internal/base/clock"
+	"holdfast.dev/holdfast/internal/base/logkey"
+)
+
+// View is what a node with a member of a set is told of the set.
+type View struct {
+	Set
+	Addrs map[string]string // of the members' nodes
+}
+
+// Renewal is the answer to a renewal.
+type Renewal struct {
+	Over   bool // the term has ended: stop, and rejoin
+	Grants []Grant
+	Views  map[string]View // of the sets with a member on the node
+}
+
+// Managers is the way to the store. Any call may fail though it was done.
+type Managers interface {
+	// Rejoin takes the lease anew; it returns the term.
+	Rejoin(ctx context.Context) (uint64, error)
+	Renew(ctx context.Context, term uint64) (Renewal, error)
+	// Release gives a set back that the node led in an epoch. to is the member that
+	// shall lead next, if there is a wish.
+	Release(ctx context.Context, set string, epoch uint64, to string) error
+	// Began tells that the leader of an epoch takes writes, with its history.
+	Began(ctx context.Context, set string, epoch uint64, c Chain) error
+	// Record changes the sync of the record, as its leader.
+	// turn is Set.Turn as the leader knew it.
+	Record(ctx context.Context, set string, epoch, turn uint64, s Sync) error
+}
+
+// Local is a member on this node.
+type Local struct {
+	Set    string
+	Member string
+	Helper Helper
+}
+
+// AgentDeps are the parts an Agent works with; all are required.
+type AgentDeps struct {
+	Clock    clock.Clock
+	Log      *slog.Logger
+	Managers Managers
+	Terms    Terms
+	// Now is a clock of this machine that runs on while it sleeps and is never set;
+	// the members' helpers read the same.
+	Now func() time.Time
+	// Locals are the members whose containers run here.
+	Locals func(ctx context.Context) ([]Local, error)
+	// Term keeps the term over restarts of the daemon; 0: none.
+	LoadTerm func() (uint64, error)
+	SaveTerm func(uint64) error
+}
+
+// Timing of an Agent.
+const (
+	renewEvery = time.Second
+	lookEvery  = 100 * time.Millisecond
+	callLimit  = 2 * time.Second
+	// aloneAfter is how long a leader waits for a follower before it goes on alone,
+	// where the set allows that.
+	aloneAfter = 5 * time.Second
+)
+
+// Agent is a node's side of all sets: it holds the node's lease and has the local
+// members do what the records say.
+type Agent struct {
+	d    AgentDeps
+	poke chan struct{}
+
+	mu     sync.Mutex // guards what follows; never held across I/O
+	holder *Holder
+	views  map[string]View
+	over   bool
+	joined bool
+	states map[string]State // by member, as last seen
+	locals []Local
+	alone  map[string]time.Time
+}
+
+// NewAgent returns an agent: call Run.
+func NewAgent(d AgentDeps) *Agent {
+	return &Agent{
+		d: d, poke: make(chan struct{}, 1), holder: NewHolder(d.Terms),
+		views: map[string]View{}, states: map[string]State{}, alone: map[string]time.Time{},
+	}
+}
+
+// Poke has the agent renew at once: something has changed that concerns it.
+func (a *Agent) Poke() {
+	select {
+	case a.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until ctx ends. Leaders are left as they are: their helpers stop them
+// when the lease ends, and the next daemon goes on before that.
+func (a *Agent) Run(ctx context.Context) {
+	if term, err := a.d.LoadTerm(); err != nil {
+		a.d.Log.Error("lease of this node not read", logkey.Err, err)
+	} else if term > 0 {
+		a.holder.Rejoined(term)
+		a.joined = true
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { a.renewals(ctx) })
+	running := map[string]chan struct{}{}
+	for {
+		locals, err := a.d.Locals(ctx)
+		if err != nil && ctx.Err() == nil {
+			a.d.Log.Warn("members on this node not listed", logkey.Err, err)
+		}
+		for _, l := range locals {
+			// One slow member does not hold up the others.
+			if done, ok := running[l.Member]; ok {
+				select {
+				case <-done:
+				default:
+					continue
+				}
+			}
+			done := make(chan struct{})
+			running[l.Member] = done
+			wg.Go(func() {
+				defer close(done)
+				a.step(ctx, l)
+			})
+		}
+		a.keep(locals)
+		if clock.Sleep(ctx, a.d.Clock, lookEvery) != nil {
+			return
+		}
+	}
+}
+
+// keep remembers who is here and forgets who is not any more.
+func (a *Agent) keep(locals []Local) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.locals = locals
+	for m := range a.states {
+		if !slices.ContainsFunc(locals, func(l Local) bool { return l.Member == m }) {
+			delete(a.states, m)
+		}
+	}
+}
+
+// hosts says whether the node has a member, and so needs a lease.
+func (a *Agent) hosts() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.states) > 0
+}
+
+func (a *Agent) renewals(ctx context.Context) {
+	t := a.d.Clock.NewTimer(renewEvery)
+	defer t.Stop()
+	failing := false
+	for {
+		if a.hosts() {
+			err := a.Renew(ctx)
+			if err != nil && !failing && ctx.Err() == nil {
+				a.d.Log.Warn("lease of this node not renewed", logkey.Err, err)
+			}
+			failing = err != nil
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.poke:
+		case <-t.C():
+		}
+		t.Reset(renewEvery)
+	}
+}
+
+// Renew renews the lease once, or takes it anew where the node leads nothing.
+func (a *Agent) Renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	a.mu.Lock()
+	term, joined, over, busy := a.holder.Term(), a.joined, a.over, a.leads()
+	a.mu.Unlock()
+	if !joined || over {
+		if busy {
+			return errors.New("the term is over; leaders are being stopped")
+		}
+		term, err := a.d.Managers.Rejoin(ctx)
+		if err != nil {
+			return err
+		}
+		if err := a.d.SaveTerm(term); err != nil {
+			return err // a term that a restart would not know is no term
+		}
+		a.mu.Lock()
+		a.holder.Rejoined(term)
+		a.joined, a.over = true, false
+		a.mu.Unlock()
+		return a.renew(ctx, term)
+	}
+	return a.renew(ctx, term)
+}
+
+func (a *Agent) renew(ctx context.Context, term uint64) error {
+	asked := a.d.Now()
+	r, err := a.d.Managers.Renew(ctx, term)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	if r.Over {
+		a.over = a.over || term == a.holder.Term()
+		a.mu.Unlock()
+		return nil
+	}
+	a.holder.Renewed(term, asked, r.Grants)
+	a.views = r.Views
+	locals := slices.Clone(a.locals)
+	a.mu.Unlock()
+	return a.extend(ctx, locals)
+}
+
+// extend moves the end of what leads here. It waits for no step of a member: one
+// that writes out its data to step down goes on leading meanwhile.
+func (a *Agent) extend(ctx context.Context, locals []Local) error {
+	var errs []error
+	for _, l := range locals {
+		a.mu.Lock()
+		st := a.states[l.Member]
+		epoch, until, ok := a.holder.Leads(l.Set, a.d.Now())
+		a.mu.Unlock()
+		if ok && (st.Phase == Leading || st.Phase == Promoting) && st.Epoch == epoch {
+			errs = append(errs, l.Helper.Extend(ctx, epoch, until, until.Add(-a.d.Terms.Margin)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// leads says whether a member here leads, or may. Called with mu held.
+func (a *Agent) leads() bool {
+	for _, s := range a.states {
+		if s.Phase == Leading || s.Phase == Promoting {
+			return true
+		}
+	}
+	return false
+}
+
+// step looks at one member and has it do the next thing.
+func (a *Agent) step(ctx context.Context, l Local) {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	st, err := l.Helper.State(ctx)
+	if err != nil {
+		return // the container is starting or gone: its task says why
+	}
+	a.mu.Lock()
+	a.states[l.Member] = st
+	v, known := a.views[l.Set]
+	now := a.d.Now()
+	epoch, until, granted := a.holder.Leads(l.Set, now)
+	over := a.over || !a.joined
+	if len(st.Streams) > 0 || st.Phase != Leading {
+		a.alone[l.Member] = now
+	}
+	alone := now.Sub(a.alone[l.Member]) > aloneAfter
+	a.mu.Unlock()
+	if !known {
+		return
+	}
+	var g *Lead
+	if granted && !over {
+		g = &Lead{Epoch: epoch, Until: until, Stop: until.Add(-a.d.Terms.Margin)}
+	}
+	act := NextAct(v, st, g, alone)
+	if err := a.apply(ctx, l, v, act); err != nil && ctx.Err() == nil {
+		a.d.Log.Warn("member not brought where it belongs", logkey.Name, l.Member, logkey.Part, act.String(), logkey.Err, err)
+	}
+}
+
+func (a *Agent) apply(ctx context.Context, l Local, v View, act Act) error {
+	m := a.d.Managers
+	switch {
+	case act.Lead != nil:
+		return l.Helper.Lead(ctx, *act.Lead)
+	case act.Stop > 0:
+		_, err := l.Helper.StepDown(ctx, act.Stop, false)
+		return err
+	case act.Switch > 0:
+		// It finishes, whatever becomes of this step.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), switchLimit)
+		defer cancel()
+		if _, err := l.Helper.StepDown(ctx, act.Switch, true); err != nil {
+			return err
+		}
+		return a.release(ctx, l.Set, act.Switch, v.Switch.To)
+	case act.Release > 0:
+		return a.release(ctx, l.Set, act.Release, "")
+	case act.Began != nil:
+		return m.Began(ctx, l.Set, act.Began.Epoch(), act.Began)
+	case act.Record != nil:
+		err := m.Record(ctx, l.Set, v.Record.Epoch, v.Turn, *act.Record)
+		a.Poke()
+		return err
+	case act.Ack != nil:
+		return l.Helper.Acknowledge(ctx, v.Record.Epoch, *act.Ack)
+	case act.Follow != nil:
+		return l.Helper.Follow(ctx, *act.Follow)
+	}
+	return nil
+}
+
+// switchLimit bounds a clean step down: a server writes out what it has.
+const switchLimit = 60 * time.Second
+
+// release gives a set back. What was given back is remembered first: an answer
+// that still grants it may be under way.
+func (a *Agent) release(ctx context.Context, set string, epoch uint64, to string) error {
+	a.mu.Lock()
+	a.holder.Release(set, epoch)
+	a.mu.Unlock()
+	return a.d.Managers.Release(ctx, set, epoch, to)
+}
+
+// States are the members here, as last seen.
+func (a *Agent) States() map[string]State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := map[string]State{}
+	for m, s := range a.states {
+		out[m] = s
+	}
+	return out
+}
