@@ -15,7 +15,7 @@ include build/deps.mk
 include build/test.mk
 include build/dev.mk
 
-PROGRAMS := bin/holdfast bin/holdfastd bin/cli-plugins/docker-buildx bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init bin/holdfast-backup
+PROGRAMS := bin/holdfast bin/holdfastd bin/cli-plugins/docker-buildx bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init bin/holdfast-backup bin/holdfast-member
 
 .PHONY: help build bin/holdfast bin/holdfastd clean demo demo-down install
 
@@ -39,7 +39,7 @@ demo-down: ## take the demo away again, its data too
 
 install: build ## into PREFIX (/usr/local), with systemd units
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/holdfast bin/holdfastd
-	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/holdfast bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init bin/holdfast-backup
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/holdfast bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init bin/holdfast-backup bin/holdfast-member
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/holdfast/cli-plugins bin/cli-plugins/docker-buildx
 	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/holdfast.service packaging/systemd/holdfast.socket
 

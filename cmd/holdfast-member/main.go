@@ -103,7 +103,7 @@ func listen() (net.Listener, error) {
 
 func configure(log *slog.Logger, args []string) (postgres.Config, error) {
 	c := postgres.Config{
-		Log: log, Now: member.Now, Member: os.Getenv(member.EnvMember), StateDir: member.StateDir,
+		Log: log, Now: member.Now, Set: os.Getenv(member.EnvSet), Member: os.Getenv(member.EnvMember), StateDir: member.StateDir,
 		SocketDir: "/var/run/postgresql", Data: or(os.Getenv("PGDATA"), "/var/lib/postgresql/data"),
 		Superuser: or(os.Getenv("POSTGRES_USER"), "postgres"), Database: os.Getenv("POSTGRES_DB"),
 		Trust: os.Getenv("POSTGRES_HOST_AUTH_METHOD") == "trust", Scripts: "/docker-entrypoint-initdb.d",

@@ -16,6 +16,7 @@ import (
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/cluster/peers"
+	"holdfast.dev/holdfast/internal/cluster/sets"
 )
 
 // attempt says how a node starts; the zero value goes on with what is on disk.
@@ -37,6 +38,7 @@ type member struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when nothing of it runs any more
 	peers  *peers.Peers
+	sets   *sets.Sets
 
 	mu     sync.Mutex // guards the fields below; never held across I/O
 	node   *swarmnode.Node
@@ -50,6 +52,7 @@ type member struct {
 func (s *Service) newMember(set settings) *member {
 	life, cancel := context.WithCancel(context.Background())
 	m := &member{s: s, set: set, life: life, cancel: cancel, done: make(chan struct{}), change: make(chan struct{})}
+	m.sets = m.newSets()
 	m.peers = m.newPeers()
 	return m
 }
@@ -172,6 +175,7 @@ func (m *member) run(a attempt) error {
 		}
 	})
 	wg.Go(func() { m.tellEvents(ctx) })
+	wg.Go(func() { m.runSets(ctx) })
 	err = n.Err(context.WithoutCancel(m.life)) // it ends with m.life
 	cancel()
 	wg.Wait()

@@ -16,7 +16,7 @@ import (
 // newPeers are the other nodes, as this one reaches them.
 func (m *member) newPeers() *peers.Peers {
 	return peers.New(peers.Deps{
-		Log: m.s.d.Log, Clock: m.s.d.Clock, Images: m.s.d.Images,
+		Log: m.s.d.Log, Clock: m.s.d.Clock, Images: m.s.d.Images, Sets: m.sets,
 		Identity: peers.NewIdentity(filepath.Join(m.s.nodeDir(), "certificates"), m.unlockKey),
 		Take:     m.s.d.TakeImage,
 		Self:     m.nodeID,

@@ -16,11 +16,14 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/stateful"
 )
 
 // Executor runs the tasks of this node.
 type Executor interface {
 	exec.Executor
+	// Locals are the members of stateful sets that run here.
+	Locals(ctx context.Context) ([]stateful.Local, error)
 	// Hold keeps tasks as they are, whatever SwarmKit says, from now on: the
 	// daemon goes, its containers stay.
 	Hold()
@@ -49,6 +52,8 @@ type Deps struct {
 	Images http.Handler
 	// TakeImage gets an image from other nodes and keeps it under the name.
 	TakeImage func(ctx context.Context, name string, d digest.Digest) error
+	// MachineTime is a clock that runs on while the machine sleeps and is never set.
+	MachineTime func() time.Time
 }
 
 // Timing of SwarmKit, see docs/design/cluster.md.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/swarmkit/v2/agent/exec"
 
 	"holdfast.dev/holdfast/internal/base/clock"
+	"holdfast.dev/holdfast/internal/stateful"
 )
 
 // idle is an executor that must not be used.
@@ -23,8 +25,9 @@ type idle struct {
 	purged int
 }
 
-func (*idle) Hold()                       {}
-func (*idle) Sweep(context.Context) error { return nil }
+func (*idle) Hold()                                            {}
+func (*idle) Locals(context.Context) ([]stateful.Local, error) { return nil, nil }
+func (*idle) Sweep(context.Context) error                      { return nil }
 func (e *idle) Purge(context.Context) error {
 	e.purged++
 	return nil
@@ -35,7 +38,7 @@ func service(t *testing.T) (*Service, *idle) {
 	e, dir := &idle{}, t.TempDir()
 	return New(Deps{
 		Clock: clock.System{}, Log: slog.New(slog.DiscardHandler), Dir: filepath.Join(dir, "swarm"), RunDir: filepath.Join(dir, "run"),
-		Hostname: "h", Executor: e, OwnLink: func(string) bool { return false },
+		Hostname: "h", Executor: e, MachineTime: time.Now, OwnLink: func(string) bool { return false },
 	}), e
 }
 

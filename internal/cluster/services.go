@@ -3,12 +3,14 @@ package cluster
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/swarmkit/v2/api"
 
 	"holdfast.dev/holdfast/internal/base/filter"
 	"holdfast.dev/holdfast/internal/cluster/convert"
+	"holdfast.dev/holdfast/internal/cluster/sets"
 )
 
 func findService(ctx context.Context, c api.ControlClient, ref string, defaults bool) (*api.Service, error) {
@@ -52,7 +54,10 @@ func (s *Service) Services(ctx context.Context, filters map[string][]string, cou
 		}
 		var ids []string
 		for _, sv := range r.Services {
-			one := convert.ServiceFrom(*sv)
+			if hiddenMember(sv) && !slices.ContainsFunc(f["label"], func(l string) bool { return strings.HasPrefix(l, sets.LabelOf) }) {
+				continue
+			}
+			one := serviceFrom(sv)
 			if len(f["mode"]) > 0 && !slices.Contains(f["mode"], mode(one.Spec.Mode)) {
 				continue
 			}
@@ -62,12 +67,15 @@ func (s *Service) Services(ctx context.Context, filters map[string][]string, cou
 		if !counts || len(out) == 0 {
 			return nil
 		}
+		if err := countMembers(ctx, c, r.Services, out); err != nil {
+			return err
+		}
 		st, err := c.ListServiceStatuses(ctx, &api.ListServiceStatusesRequest{Services: ids})
 		if err != nil {
 			return err
 		}
 		for _, n := range st.Statuses {
-			if i := slices.Index(ids, n.ServiceID); i >= 0 {
+			if i := slices.Index(ids, n.ServiceID); i >= 0 && out[i].ServiceStatus == nil {
 				out[i].ServiceStatus = &swarm.ServiceStatus{RunningTasks: n.RunningTasks, DesiredTasks: n.DesiredTasks, CompletedTasks: n.CompletedTasks}
 			}
 		}
@@ -94,7 +102,7 @@ func (s *Service) Service(ctx context.Context, ref string, defaults bool) (swarm
 	err := s.read(ctx, func(ctx context.Context, c api.ControlClient) error {
 		sv, err := findService(ctx, c, ref, defaults)
 		if err == nil {
-			out = convert.ServiceFrom(*sv)
+			out = serviceFrom(sv)
 		}
 		return err
 	})
@@ -124,6 +132,9 @@ func (s *Service) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		if err := resolveNetworks(ctx, c, &want.Task); err != nil {
 			return err
 		}
+		if err := onHost(ctx, c, &want); err != nil {
+			return err
+		}
 		r, err := c.CreateService(ctx, &api.CreateServiceRequest{Spec: &want})
 		if err == nil {
 			out.ID = r.Service.ID
@@ -137,7 +148,15 @@ func (s *Service) wanted(spec swarm.ServiceSpec) (api.ServiceSpec, error) {
 	if err := refuse(spec); err != nil {
 		return api.ServiceSpec{}, err
 	}
-	return convert.ServiceSpecTo(spec)
+	set, err := setFor(&spec)
+	if err != nil {
+		return api.ServiceSpec{}, err
+	}
+	out, err := convert.ServiceSpecTo(spec)
+	if err == nil && set > 0 {
+		storeSet(&out, set)
+	}
+	return out, err
 }
 
 func setAuth(spec *api.ServiceSpec, auth string) {
@@ -180,7 +199,13 @@ func (s *Service) UpdateService(ctx context.Context, ref string, u ServiceUpdate
 			return err
 		}
 		req.ServiceID = now.ID
+		if err := mayUpdateSet(now, &want, req.Rollback != api.UpdateServiceRequest_NONE); err != nil {
+			return err
+		}
 		if err := resolveNetworks(ctx, c, &want.Task); err != nil {
+			return err
+		}
+		if err := onHost(ctx, c, &want); err != nil {
 			return err
 		}
 		if err := keepAuth(&want, now, u); err != nil {
@@ -221,6 +246,9 @@ func (s *Service) RemoveService(ctx context.Context, ref string) error {
 	return s.write(ctx, func(ctx context.Context, c api.ControlClient) error {
 		sv, err := findService(ctx, c, ref, false)
 		if err != nil {
+			return err
+		}
+		if err := notAMember(sv); err != nil {
 			return err
 		}
 		_, err = c.RemoveService(ctx, &api.RemoveServiceRequest{ServiceID: sv.ID})

@@ -52,6 +52,13 @@ func (s *Service) Tasks(ctx context.Context, filters map[string][]string) ([]swa
 				return err
 			}
 			q.ServiceIDs = append(q.ServiceIDs, sv.ID)
+			members, err := membersOf(ctx, c, sv)
+			if err != nil {
+				return err
+			}
+			for _, m := range members {
+				q.ServiceIDs = append(q.ServiceIDs, m.ID)
+			}
 		}
 		for _, ref := range f["node"] {
 			if ref == "self" {

@@ -103,6 +103,7 @@ type paths struct {
 	Pools         string
 	Temp          string
 	Init          string
+	Member        string // of stateful sets; empty where it was not built
 	Shim          string
 	Runc          string
 }
@@ -173,7 +174,7 @@ func findPaths(c config.Config) (paths, error) {
 	for _, prog := range []struct {
 		name string
 		dst  *string
-	}{{"containerd-shim-runc-v2", &p.Shim}, {"runc", &p.Runc}, {"holdfast-init", &p.Init}} {
+	}{{"containerd-shim-runc-v2", &p.Shim}, {"runc", &p.Runc}, {"holdfast-init", &p.Init}, {"holdfast-member", &p.Member}} {
 		if *prog.dst != "" {
 			continue
 		}
@@ -183,7 +184,7 @@ func findPaths(c config.Config) (paths, error) {
 				break
 			}
 		}
-		if *prog.dst == "" {
+		if *prog.dst == "" && prog.dst != &p.Member { // what needs it says so
 			return p, fmt.Errorf("%s is missing: it belongs beside %s (make build puts it there)", prog.name, self)
 		}
 	}

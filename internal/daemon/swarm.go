@@ -15,6 +15,7 @@ import (
 	"holdfast.dev/holdfast/internal/container"
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	"holdfast.dev/holdfast/internal/registry"
+	"holdfast.dev/holdfast/internal/stateful/member"
 )
 
 // This file joins the swarm with the domains that run its tasks.
@@ -26,16 +27,17 @@ var (
 func (d *Daemon) startSwarm(ctx context.Context) error {
 	run := filepath.Join(d.cfg.ExecRoot, "swarm")
 	d.swarm = cluster.New(cluster.Deps{
-		Clock:     d.clock,
-		Log:       d.log,
-		Dir:       filepath.Join(d.cfg.Root, "swarm"),
-		RunDir:    run,
-		Hostname:  d.facts.Hostname,
-		Events:    d.events,
-		OwnLink:   ownLink,
-		Images:    registry.NewHandler(shownImages{d}, registry.Options{Log: d.log, Domains: true}),
-		TakeImage: d.takeImage,
-		NewName:   func() (string, error) { return container.RandomName(rand.Reader) },
+		Clock:       d.clock,
+		Log:         d.log,
+		Dir:         filepath.Join(d.cfg.Root, "swarm"),
+		RunDir:      run,
+		Hostname:    d.facts.Hostname,
+		Events:      d.events,
+		OwnLink:     ownLink,
+		Images:      registry.NewHandler(shownImages{d}, registry.Options{Log: d.log, Domains: true}),
+		TakeImage:   d.takeImage,
+		NewName:     func() (string, error) { return container.RandomName(rand.Reader) },
+		MachineTime: member.Now,
 		Executor: executor.New(executor.Deps{
 			Log:        d.log,
 			Containers: d.containers,
@@ -43,6 +45,9 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 			Events:     d.events,
 			Facts:      d.nodeFacts,
 			SecretsDir: filepath.Join(run, "tasks"),
+			Members: executor.MemberPaths{
+				Program: d.paths.Member, State: filepath.Join(d.cfg.Root, "swarm", "members"), Run: filepath.Join(run, "members"),
+			},
 		}),
 	})
 	d.onStop(d.swarm.Close)

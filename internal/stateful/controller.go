@@ -23,7 +23,7 @@ type NodeLease struct {
 type Store interface {
 	Snapshot(ctx context.Context) (Snapshot, error)
 	// SwapSet changes a set; version is the snapshot's.
-	SwapSet(ctx context.Context, s Set, version uint64) error
+	SwapSet(ctx context.Context, key string, s Set, version uint64) error
 	// Revoke ends a term of a node's lease, unless it was renewed since.
 	Revoke(ctx context.Context, node string, version uint64) error
 }
@@ -44,10 +44,13 @@ type Versioned[T any] struct {
 // Nodes is the way to the agents of other nodes.
 type Nodes interface {
 	// Promise asks a member on a node for its promise.
-	Promise(ctx context.Context, addr, set, member string, epoch uint64) (State, error)
+	Promise(ctx context.Context, n NodeAddr, member string, epoch uint64) (State, error)
 	// Poke has a node renew at once.
-	Poke(ctx context.Context, addr string)
+	Poke(ctx context.Context, n NodeAddr)
 }
+
+// NodeAddr is a node and where it is reached.
+type NodeAddr struct{ ID, Addr string }
 
 // ControllerDeps are the parts a Controller works with; all are required.
 type ControllerDeps struct {
@@ -200,7 +203,7 @@ func (c *Controller) begin(ctx context.Context, name string, s Versioned[Set], s
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), promiseLimit)
 	c.wg.Go(func() {
 		defer cancel()
-		err := c.choose(ctx, s, snap)
+		err := c.choose(ctx, name, s, snap)
 		if err != nil {
 			c.d.Log.Warn("no leader chosen", logkey.Name, name, logkey.Err, err)
 		}
@@ -218,7 +221,7 @@ type answer struct {
 
 // choose asks all members for their promises and makes the leader of whom the
 // rules allow.
-func (c *Controller) choose(ctx context.Context, v Versioned[Set], snap Snapshot) error {
+func (c *Controller) choose(ctx context.Context, key string, v Versioned[Set], snap Snapshot) error {
 	s := v.Value
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -229,7 +232,7 @@ func (c *Controller) choose(ctx context.Context, v Versioned[Set], snap Snapshot
 		go func() {
 			st, err := State{}, fmt.Errorf("its node has not been heard of")
 			if addr != "" {
-				st, err = c.d.Nodes.Promise(ctx, addr, s.Name, m, s.Record.Epoch+1)
+				st, err = c.d.Nodes.Promise(ctx, NodeAddr{s.Homes[m], addr}, m, s.Record.Epoch+1)
 			}
 			answers <- answer{m, st, err}
 		}()
@@ -239,7 +242,7 @@ func (c *Controller) choose(ctx context.Context, v Versioned[Set], snap Snapshot
 	for open := len(members); ; {
 		ch := c.elect(s, got, snap, open == 0)
 		if ch.Wait == "" && (open == 0 || settled == nil && enoughHeard(s, got, ch)) {
-			return c.appoint(ctx, v, ch, snap)
+			return c.appoint(ctx, key, v, ch, snap)
 		}
 		if ch.Wait == "" && settled == nil {
 			t := c.d.Clock.NewTimer(settleFor)
@@ -247,7 +250,7 @@ func (c *Controller) choose(ctx context.Context, v Versioned[Set], snap Snapshot
 			settled = t.C()
 		}
 		if open == 0 {
-			c.setWait(s.Name, ch.Wait)
+			c.setWait(key, ch.Wait)
 			return nil // the next look asks again
 		}
 		select {
@@ -258,11 +261,11 @@ func (c *Controller) choose(ctx context.Context, v Versioned[Set], snap Snapshot
 			} else {
 				c.d.Log.Debug("no promise", logkey.Name, a.member, logkey.Err, a.err)
 			}
-			c.setWait(s.Name, ch.Wait)
+			c.setWait(key, ch.Wait)
 		case <-settled:
-			return c.appoint(ctx, v, ch, snap)
+			return c.appoint(ctx, key, v, ch, snap)
 		case <-ctx.Done():
-			c.setWait(s.Name, ch.Wait)
+			c.setWait(key, ch.Wait)
 			return nil
 		}
 	}
@@ -326,7 +329,7 @@ func Reports(s Set, got []State, leases map[string]Versioned[NodeLease]) []Repor
 }
 
 // appoint writes the choice down, which is what makes the leader.
-func (c *Controller) appoint(ctx context.Context, v Versioned[Set], ch Choice, snap Snapshot) error {
+func (c *Controller) appoint(ctx context.Context, key string, v Versioned[Set], ch Choice, snap Snapshot) error {
 	s := v.Value
 	from := s.Record.Last
 	s.Record = ch.Record
@@ -336,14 +339,14 @@ func (c *Controller) appoint(ctx context.Context, v Versioned[Set], ch Choice, s
 		what += " after " + from
 	}
 	s.Note(c.d.Clock.Now(), what)
-	if err := c.d.Store.SwapSet(ctx, s, v.Version); err != nil {
+	if err := c.d.Store.SwapSet(ctx, key, s, v.Version); err != nil {
 		return err
 	}
-	c.setWait(s.Name, "")
+	c.setWait(key, "")
 	c.d.Log.Info("leader chosen", logkey.Name, s.Name, logkey.To, ch.Leader.Member, logkey.From, from)
 	for _, node := range s.Homes {
 		if addr := snap.Leases[node].Value.Addr; addr != "" {
-			c.d.Nodes.Poke(ctx, addr)
+			c.d.Nodes.Poke(ctx, NodeAddr{node, addr})
 		}
 	}
 	return nil

@@ -108,6 +108,11 @@ func (c *controller) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	own, err := c.e.memberMounts(c.task, spec)
+	if err != nil {
+		return err
+	}
+	mounts = append(mounts, own...)
 	req, err := containerFor(c.task, spec, mounts)
 	if err != nil {
 		return err
@@ -348,7 +353,7 @@ func (c *controller) Remove(ctx context.Context) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return settled(ctx, err)
 	}
-	if err := c.e.dropSecrets(c.task.ID); err != nil {
+	if err := errors.Join(c.e.dropSecrets(c.task.ID), c.e.dropMember(c.task.ID)); err != nil {
 		return err
 	}
 	c.e.forget(c.task.ID)

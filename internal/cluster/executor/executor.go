@@ -69,6 +69,7 @@ type Deps struct {
 	Events     Events
 	Facts      func() Facts
 	SecretsDir string // below the exec root; becomes a file system in memory
+	Members    MemberPaths
 }
 
 // Labels of a task's container, as Docker names them.
@@ -93,6 +94,8 @@ type Executor struct {
 	mu    sync.Mutex // guards the fields below; never held across I/O
 	held  bool
 	tasks map[string]struct{} // IDs that SwarmKit knows of on this node
+	// members are the tasks among them that are members of sets.
+	members map[string]localMember
 }
 
 var (
@@ -105,7 +108,7 @@ var (
 // New returns an executor. It does nothing until a node uses it.
 func New(d Deps) *Executor {
 	deps := sync.OnceValue(func() exec.DependencyManager { return agent.NewDependencyManager(noPlugins{}) })
-	return &Executor{d: d, deps: deps, tasks: map[string]struct{}{}}
+	return &Executor{d: d, deps: deps, tasks: map[string]struct{}{}, members: map[string]localMember{}}
 }
 
 // Describe implements exec.Executor. Any difference between two answers makes
@@ -160,6 +163,9 @@ func (e *Executor) Controller(t *api.Task) (exec.Controller, error) {
 	}
 	e.mu.Lock()
 	e.tasks[t.ID] = struct{}{}
+	if set, name := memberOf(t); set != "" {
+		e.members[t.ID] = localMember{set, name}
+	}
 	e.mu.Unlock()
 	return newController(e, t), nil
 }
@@ -185,6 +191,7 @@ func (e *Executor) forget(task string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.tasks, task)
+	delete(e.members, task)
 }
 
 // Sweep removes containers of tasks that SwarmKit does not know: a daemon that
@@ -201,7 +208,7 @@ func (e *Executor) Sweep(ctx context.Context) error {
 func (e *Executor) Purge(ctx context.Context) error {
 	err := e.remove(ctx, func(string) bool { return true })
 	e.mu.Lock()
-	e.tasks, e.held = map[string]struct{}{}, false
+	e.tasks, e.members, e.held = map[string]struct{}{}, map[string]localMember{}, false
 	e.mu.Unlock()
 	e.deps().Secrets().Reset()
 	e.deps().Configs().Reset()
@@ -224,7 +231,7 @@ func (e *Executor) remove(ctx context.Context, match func(task string) bool) err
 			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, e.dropSecrets(task))
+		errs = append(errs, e.dropSecrets(task), e.dropMember(task))
 	}
 	return errors.Join(errs...)
 }

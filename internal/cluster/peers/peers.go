@@ -53,6 +53,8 @@ type Deps struct {
 	Images http.Handler
 	// Take gets an image from other nodes and keeps it under the name.
 	Take func(ctx context.Context, name string, d digest.Digest) error
+	// Sets answers what is under SetsPath; nil: nothing is there.
+	Sets http.Handler
 }
 
 // Peers are the other nodes of this node's swarm.
@@ -107,6 +109,9 @@ func (p *Peers) serve(ctx context.Context, l net.Listener) error {
 	mux.Handle("/v2/", p.d.Images)
 	mux.HandleFunc("GET "+membersPath, p.tellMembers)
 	mux.HandleFunc("POST "+takePath, p.take)
+	if p.d.Sets != nil {
+		mux.Handle(SetsPath, p.d.Sets)
+	}
 	s := &http.Server{
 		Handler:           mux,
 		TLSConfig:         p.d.Identity.server(p.allow),

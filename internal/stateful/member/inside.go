@@ -9,4 +9,5 @@ const (
 
 	EnvMember = "HOLDFAST_MEMBER"
 	EnvPort   = "HOLDFAST_PORT"
+	EnvSet    = "HOLDFAST_SET"
 )

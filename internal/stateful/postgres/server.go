@@ -23,6 +23,7 @@ import (
 type Config struct {
 	Log       *slog.Logger
 	Now       func() time.Time // the machine's clock, see package member
+	Set       string           // of which swarm and time: what was promised to another set is void
 	Member    string
 	Data      string // PGDATA
 	StateDir  string // beside the volume

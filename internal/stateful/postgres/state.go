@@ -19,6 +19,7 @@ import (
 type kept struct {
 	// Serial counts writes. The data's mark carries it too, written second.
 	Serial   uint64
+	Set      string
 	Mark     string
 	Promised uint64
 	Led      uint64 // the last epoch that it began to lead
@@ -62,6 +63,9 @@ func (s *Server) load() error {
 		return err
 	}
 	k := &s.kept
+	if k.Set != s.c.Set {
+		*k = kept{Serial: k.Serial, Set: s.c.Set, Whole: k.Whole || len(b) == 0}
+	}
 	switch {
 	case !has:
 		k.Whole, k.Chain, k.Mark = false, nil, newMark()

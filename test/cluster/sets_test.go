@@ -1,0 +1,191 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast.dev/holdfast/internal/testkit"
+)
+
+// set is a stateful set db of three Postgres servers, one a node.
+type set struct {
+	*testkit.Cluster
+	t *testing.T
+}
+
+func newSet(t *testing.T, labels ...string) *set {
+	t.Helper()
+	testkit.RequireBin(t, "holdfast-member")
+	image := testkit.Postgres(t)
+	c := swarm(t, 3, 3)
+	for i := range 3 {
+		c.Node(i + 1).Load(image)
+	}
+	args := []string{
+		"service", "create", "--detach", "--no-resolve-image", "--name", "db", "--network", "host", "--replicas", "3", "--env", "POSTGRES_PASSWORD=secret", "--env", "POSTGRES_DB=app",
+		"--label", "holdfast.stateful.profile=postgres", "--mount", "type=volume,source=data,target=/var/lib/postgresql/data",
+	}
+	for _, l := range labels {
+		args = append(args, "--label", l)
+	}
+	c.Node(1).Docker(append(args, "postgres:15", "postgres", "-c", "shared_buffers=16MB")...)
+	s := &set{c, t}
+	return s
+}
+
+// sql runs a query at the server of one node as a client on that node does.
+func (s *set) sql(node int, query string) (string, error) {
+	args := append(s.Node(node).EnterArgs(), "psql", "-XAtq", "-h", s.Addr(node), "-U", "postgres", "-d", "app", "-c", query)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "PGPASSWORD=secret", "PGCONNECT_TIMEOUT=2")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// leader waits for a node whose server takes writes, and is none of those.
+func (s *set) leader(not ...int) int {
+	s.t.Helper()
+	leader := 0
+	testkit.Poll(s.t, 2*settle, "a leader", func() (bool, string) {
+		var said []string
+		for i := 1; i <= s.Size(); i++ {
+			if slices.Contains(not, i) {
+				continue
+			}
+			out, err := s.sql(i, "select pg_is_in_recovery()")
+			if out == "f" {
+				leader = i
+				return true, ""
+			}
+			said = append(said, fmt.Sprintf("node%d: %s %v", i, out, err))
+		}
+		return false, strings.Join(said, "\n") + "\n" + s.Node(1).DockerResult("service", "ps", "--no-trunc", "db").String()
+	})
+	return leader
+}
+
+// followed waits until the leader asks n followers for acknowledgements.
+func (s *set) followed(leader, n int) {
+	s.t.Helper()
+	testkit.Poll(s.t, 2*settle, fmt.Sprintf("%d followers asked", n), func() (bool, string) {
+		out, err := s.sql(leader, "select count(*) from pg_stat_replication where sync_state = 'quorum'")
+		return out == fmt.Sprint(n), fmt.Sprint(out, err)
+	})
+}
+
+func (s *set) must(node int, query string) string {
+	s.t.Helper()
+	out, err := s.sql(node, query)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// container is the member's on a node.
+func (s *set) container(node int) string {
+	s.t.Helper()
+	return strings.TrimSpace(s.Node(node).Docker("ps", "-q", "--filter", "label=com.docker.swarm.service.name"))
+}
+
+// writer commits one row after the other at whatever node takes writes, and
+// remembers those that were acknowledged.
+type writer struct {
+	s     *set
+	acked []int
+	gap   time.Duration // the longest time between two of them
+	last  time.Time
+	stop  chan struct{}
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (s *set) write() *writer {
+	w := &writer{s: s, stop: make(chan struct{}), done: make(chan struct{}), last: time.Now()}
+	s.t.Cleanup(w.halt)
+	go func() {
+		defer close(w.done)
+		at := 1
+		for n := 1; ; n++ {
+			select {
+			case <-w.stop:
+				return
+			default:
+			}
+			if _, err := s.sql(at, fmt.Sprintf("set statement_timeout = '2s'; insert into rows values (%d)", n)); err != nil {
+				at = at%s.Size() + 1
+				continue
+			}
+			now := time.Now()
+			w.acked, w.gap, w.last = append(w.acked, n), max(w.gap, now.Sub(w.last)), now
+		}
+	}()
+	return w
+}
+
+// halt stops writing.
+func (w *writer) halt() {
+	w.once.Do(func() { close(w.stop) })
+	<-w.done
+}
+
+// end stops writing and holds what was acknowledged against what is there.
+func (w *writer) end(leader int) {
+	w.s.t.Helper()
+	w.halt()
+	have := map[string]bool{}
+	for _, n := range strings.Fields(w.s.must(leader, "select n from rows")) {
+		have[n] = true
+	}
+	lost := 0
+	for _, n := range w.acked {
+		if !have[fmt.Sprint(n)] {
+			lost++
+		}
+	}
+	if lost > 0 || len(w.acked) == 0 {
+		w.s.t.Errorf("%d of %d acknowledged rows are lost", lost, len(w.acked))
+	}
+	w.s.t.Logf("%d rows acknowledged, none lost; the longest wait for one was %v", len(w.acked), w.gap.Round(10*time.Millisecond))
+}
+
+// The leader of a set is killed and replaced, and nothing that it acknowledged is
+// lost; a user sees one service.
+func TestSetReplacesItsKilledLeader(t *testing.T) {
+	s := newSet(t)
+	first := s.leader()
+	s.followed(first, 2)
+	if out := s.Node(2).Docker("service", "ls", "--format", "{{.Name}} {{.Mode}} {{.Replicas}}"); out != "db replicated 3/3" {
+		t.Errorf("service ls shows %q", out)
+	}
+	s.must(first, "create table rows (n int primary key)")
+	w := s.write()
+	testkit.Poll(t, settle, "rows", func() (bool, string) {
+		out, err := s.sql(first, "select count(*) > 5 from rows")
+		return out == "t", fmt.Sprint(out, err)
+	})
+	pid := strings.TrimSpace(s.Node(first).Docker("exec", s.container(first), "sh", "-c", "head -1 /var/lib/postgresql/data/postmaster.pid"))
+	s.Node(first).Docker("exec", s.container(first), "kill", "-9", pid)
+	next := s.leader(first)
+	s.followed(next, 2)
+	w.end(next)
+	if out, err := s.sql(first, "select pg_is_in_recovery()"); err != nil || out != "t" {
+		t.Errorf("the old leader: %q %v", out, err)
+	}
+	if os.Getenv("HF_SHOW") != "" {
+		t.Log(s.Node(1).Docker("service", "ps", "db"))
+	}
+}
