@@ -35,10 +35,13 @@ func setFor(s *swarm.ServiceSpec) (members int, err error) {
 		}
 		return 0, nil
 	}
-	if s.Mode.Replicated == nil || s.Mode.Replicated.Replicas == nil {
-		return 0, invalid("a stateful set is a replicated service")
+	if m := s.Mode; m.Global != nil || m.GlobalJob != nil || m.ReplicatedJob != nil {
+		return 0, invalid("stateful set %s: a set is a replicated service", s.Name)
 	}
-	members = int(*s.Mode.Replicated.Replicas)
+	members = 1 // as services have it
+	if r := s.Mode.Replicated; r != nil && r.Replicas != nil {
+		members = int(min(*r.Replicas, 1000))
+	}
 	w, err := sets.ReadWish(s.Labels, members)
 	if err != nil {
 		return 0, invalid("stateful set %s: %s", s.Name, err)

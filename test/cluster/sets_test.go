@@ -162,30 +162,102 @@ func (w *writer) end(leader int) {
 	w.s.t.Logf("%d rows acknowledged, none lost; the longest wait for one was %v", len(w.acked), w.gap.Round(10*time.Millisecond))
 }
 
-// The leader of a set is killed and replaced, and nothing that it acknowledged is
-// lost; a user sees one service.
-func TestSetReplacesItsKilledLeader(t *testing.T) {
+// writable tells whether a node's server takes writes, asked on the node itself.
+func (s *set) writable(node int) bool {
+	out, err := s.sql(node, "select pg_is_in_recovery()")
+	return err == nil && out == "f"
+}
+
+// rows waits until the writer's rows come through.
+func (s *set) rows(leader int) {
+	s.t.Helper()
+	before := s.must(leader, "select count(*) from rows")
+	testkit.Poll(s.t, settle, "more rows", func() (bool, string) {
+		out, err := s.sql(leader, "select count(*) > "+before+" + 5 from rows")
+		return out == "t", fmt.Sprint(out, err)
+	})
+}
+
+// A set's leader is killed, cut off, and loses its daemon. Each time another takes
+// over, never two at once, and nothing that was acknowledged is lost. A user sees
+// one service.
+func TestSetReplacesItsLeader(t *testing.T) {
 	s := newSet(t)
-	first := s.leader()
-	s.followed(first, 2)
+	leader := s.leader()
+	s.followed(leader, 2)
 	if out := s.Node(2).Docker("service", "ls", "--format", "{{.Name}} {{.Mode}} {{.Replicas}}"); out != "db replicated 3/3" {
 		t.Errorf("service ls shows %q", out)
 	}
-	s.must(first, "create table rows (n int primary key)")
+	if out := s.Node(1).Docker("service", "ps", "--format", "{{.Name}} {{.Node}}", "db"); out != "db-1.1 node1\ndb-2.1 node2\ndb-3.1 node3" {
+		t.Errorf("service ps shows %q", out)
+	}
+	s.Node(1).DockerFails("is a member of a stateful set", "service", "rm", "db-1")
+	s.must(leader, "create table rows (n int primary key)")
 	w := s.write()
-	testkit.Poll(t, settle, "rows", func() (bool, string) {
-		out, err := s.sql(first, "select count(*) > 5 from rows")
-		return out == "t", fmt.Sprint(out, err)
-	})
-	pid := strings.TrimSpace(s.Node(first).Docker("exec", s.container(first), "sh", "-c", "head -1 /var/lib/postgresql/data/postmaster.pid"))
-	s.Node(first).Docker("exec", s.container(first), "kill", "-9", pid)
-	next := s.leader(first)
-	s.followed(next, 2)
-	w.end(next)
-	if out, err := s.sql(first, "select pg_is_in_recovery()"); err != nil || out != "t" {
-		t.Errorf("the old leader: %q %v", out, err)
+	s.rows(leader)
+
+	t.Log("the server is killed")
+	pid := strings.TrimSpace(s.Node(leader).Docker("exec", s.container(leader), "sh", "-c", "head -1 /var/lib/postgresql/data/postmaster.pid"))
+	s.Node(leader).Docker("exec", s.container(leader), "kill", "-9", pid)
+	leader = s.leader(leader)
+	s.followed(leader, 2)
+	s.rows(leader)
+
+	t.Log("its daemon starts again in time")
+	s.Node(leader).KillAndStart()
+	s.rows(leader)
+
+	t.Log("its node is cut off")
+	s.Partition(leader)
+	old := leader
+	leader = s.leader(old)
+	if s.writable(old) {
+		t.Error("the old leader still takes writes beside the new one")
 	}
-	if os.Getenv("HF_SHOW") != "" {
-		t.Log(s.Node(1).Docker("service", "ps", "db"))
+	s.rows(leader)
+	if s.writable(old) {
+		t.Error("the old leader takes writes again")
 	}
+	s.Heal(old)
+	s.followed(leader, 2)
+
+	t.Log("its daemon is killed")
+	s.Node(leader).Kill()
+	old = leader
+	leader = s.leader(old)
+	if s.writable(old) {
+		t.Error("the old leader still takes writes beside the new one")
+	}
+	s.rows(leader)
+	s.Node(old).Start()
+	s.followed(leader, 2)
+	w.end(leader)
+	s.Node(1).Docker("service", "rm", "db")
+	for i := range 3 {
+		s.Node(i+1).Eventually(settle, "the members gone", func() (bool, string) {
+			out := s.Node(i+1).Docker("ps", "-aq")
+			return out == "", out
+		})
+	}
+}
+
+// What a set cannot be is refused, with the reason.
+func TestSetsThatAreRefused(t *testing.T) {
+	d := single(t, testkit.Options{})
+	create := func(want string, args ...string) {
+		t.Helper()
+		all := append([]string{"service", "create", "--detach", "--name", "db", "--label", "holdfast.stateful.profile=postgres"}, args...)
+		d.DockerFails(want, append(all, "busybox")...)
+	}
+	volume := "--mount=type=volume,source=data,target=/d"
+	create("a network other than the node's own", volume, "--replicas", "3")
+	create("exactly one volume", "--network", "host")
+	create("without a plain name", "--network", "host", "--mount", "type=volume,target=/d")
+	create("a replicated service", "--network", "host", volume, "--mode", "global")
+	create("a published port", "--network", "host", volume, "--publish", "mode=host,target=5432,published=5432")
+	create("strict set of two members", "--network", "host", volume, "--replicas", "2", "--label", "holdfast.stateful.synchronous=strict")
+	create("may be on, off or strict", "--network", "host", volume, "--label", "holdfast.stateful.synchronous=perhaps")
+	create("label holdfast.stateful.color is not known", "--network", "host", volume, "--label", "holdfast.stateful.color=red")
+	d.DockerFails("there is no profile", "service", "create", "--detach", "--network", "host", volume, "--label", "holdfast.stateful.profile=oracle", "busybox")
+	d.DockerFails("makes a set of a service", "service", "create", "--detach", "--label", "holdfast.stateful.port=1", "busybox")
 }
