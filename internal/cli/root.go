@@ -100,7 +100,7 @@ func (r *root) addOwn() {
 			extendDF(sub(c, "df"), r.cli)
 		}
 	}
-	r.cmd.AddCommand(newPool(r.cli), newRegistry(r.cli))
+	r.cmd.AddCommand(newPool(r.cli), newRegistry(r.cli), newStateful(r.cli))
 }
 
 func (r *root) completeGlobals() {

@@ -9,6 +9,7 @@ import (
 	imagerouter "holdfast.dev/holdfast/internal/httpapi/router/image"
 	networkrouter "holdfast.dev/holdfast/internal/httpapi/router/network"
 	pluginrouter "holdfast.dev/holdfast/internal/httpapi/router/plugin"
+	statefulrouter "holdfast.dev/holdfast/internal/httpapi/router/stateful"
 	storagerouter "holdfast.dev/holdfast/internal/httpapi/router/storage"
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	systemrouter "holdfast.dev/holdfast/internal/httpapi/router/system"
@@ -31,5 +32,6 @@ func (d *Daemon) routers() []route.Router {
 		pluginrouter.New(d.managed),
 		networkrouter.New(d.networks, d.containers, d.swarm),
 		swarmrouter.New(swarmBackend{d.swarm}),
+		statefulrouter.New(d.swarm),
 	}
 }

@@ -77,13 +77,35 @@ func (s *set) leader(not ...int) int {
 	return leader
 }
 
-// followed waits until the leader asks n followers for acknowledgements.
-func (s *set) followed(leader, n int) {
+// followed waits until a leader asks n followers for acknowledgements, and says
+// which. It may be another than before: where the swarm's managers elect their own
+// leader for longer than a lease lasts, a set's leader stops.
+func (s *set) followed(n int) (leader int) {
 	s.t.Helper()
-	testkit.Poll(s.t, 2*settle, fmt.Sprintf("%d followers asked", n), func() (bool, string) {
-		out, err := s.sql(leader, "select count(*) from pg_stat_replication where sync_state = 'quorum'")
-		return out == fmt.Sprint(n), fmt.Sprint(out, err)
+	testkit.Poll(s.t, 2*settle, fmt.Sprintf("a leader that asks %d followers", n), func() (bool, string) {
+		var said []string
+		for i := 1; i <= s.Size(); i++ {
+			out, err := s.sql(i, "select count(*) from pg_stat_replication where sync_state = 'quorum'")
+			if out == fmt.Sprint(n) {
+				leader = i
+				return true, ""
+			}
+			said = append(said, fmt.Sprintf("node%d: %s %v", i, out, err))
+		}
+		return false, strings.Join(said, "\n") + s.Node(1).Run("", "holdfast", "stateful", "inspect", "db").String() + s.logs()
 	})
+	return leader
+}
+
+// logs are the ends of what the members' helpers say.
+func (s *set) logs() string {
+	var b strings.Builder
+	for i := 1; i <= s.Size(); i++ {
+		for _, id := range strings.Fields(s.Node(i).DockerResult("ps", "-q").Out) {
+			fmt.Fprintf(&b, "node%d:\n%s\n", i, s.Node(i).DockerResult("logs", "--tail", "20", id))
+		}
+	}
+	return b.String()
 }
 
 func (s *set) must(node int, query string) string {
@@ -101,12 +123,37 @@ func (s *set) container(node int) string {
 	return strings.TrimSpace(s.Node(node).Docker("ps", "-q", "--filter", "label=com.docker.swarm.service.name"))
 }
 
+func (s *set) holdfastFails(text string, args ...string) {
+	s.t.Helper()
+	if r := s.Node(1).Run("", "holdfast", args...); r.Code == 0 || !strings.Contains(r.Err, text) {
+		s.t.Errorf("want a failure that says %q, got %s", text, r)
+	}
+}
+
+// show holds what the client shows of the set.
+func (s *set) show(leader int) {
+	s.t.Helper()
+	name := fmt.Sprintf("db-%d", leader)
+	s.Node(3).Eventually(settle, "the set shown as it is", func() (bool, string) {
+		ls, status := s.Node(3).Holdfast("stateful", "ls"), s.Node(3).Holdfast("stateful", "status", "db")
+		ok := strings.Contains(ls, name) && strings.Contains(ls, "writable") && strings.Count(status, "following") == 2 &&
+			strings.Count(status, "leading") == 1 && strings.Count(status, "yes") == 2
+		return ok, ls + status
+	})
+	if out := s.Node(2).Holdfast("stateful", "history", "db"); !strings.Contains(out, " leads after db-") || !strings.Contains(out, "takes writes") {
+		s.t.Errorf("history shows %s", out)
+	}
+	s.holdfastFails("stateful set nothing not found", "stateful", "inspect", "nothing")
+}
+
 // writer commits one row after the other at whatever node takes writes, and
 // remembers those that were acknowledged.
 type writer struct {
 	s     *set
+	mu    sync.Mutex // guards what follows
 	acked []int
 	gap   time.Duration // the longest time between two of them
+	since time.Duration // and since somebody asked
 	last  time.Time
 	stop  chan struct{}
 	done  chan struct{}
@@ -125,15 +172,27 @@ func (s *set) write() *writer {
 				return
 			default:
 			}
-			if _, err := s.sql(at, fmt.Sprintf("set statement_timeout = '2s'; insert into rows values (%d)", n)); err != nil {
+			if _, err := s.sql(at, fmt.Sprintf("insert into rows values (%d)", n)); err != nil {
 				at = at%s.Size() + 1
 				continue
 			}
+			w.mu.Lock()
 			now := time.Now()
-			w.acked, w.gap, w.last = append(w.acked, n), max(w.gap, now.Sub(w.last)), now
+			d := now.Sub(w.last)
+			w.acked, w.gap, w.since, w.last = append(w.acked, n), max(w.gap, d), max(w.since, d), now
+			w.mu.Unlock()
 		}
 	}()
 	return w
+}
+
+// gapSince is the longest time between two rows since it was asked last.
+func (w *writer) gapSince() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.since
+	w.since = 0
+	return d.Round(10 * time.Millisecond)
 }
 
 // halt stops writing.
@@ -183,8 +242,7 @@ func (s *set) rows(leader int) {
 // one service.
 func TestSetReplacesItsLeader(t *testing.T) {
 	s := newSet(t)
-	leader := s.leader()
-	s.followed(leader, 2)
+	leader := s.followed(2)
 	if out := s.Node(2).Docker("service", "ls", "--format", "{{.Name}} {{.Mode}} {{.Replicas}}"); out != "db replicated 3/3" {
 		t.Errorf("service ls shows %q", out)
 	}
@@ -196,18 +254,35 @@ func TestSetReplacesItsLeader(t *testing.T) {
 	w := s.write()
 	s.rows(leader)
 
+	t.Log("another shall lead")
+	to := fmt.Sprintf("db-%d", leader%3+1)
+	s.holdfastFails("leads already", "stateful", "switchover", "--to", fmt.Sprintf("db-%d", leader), "db")
+	s.holdfastFails("no such member", "stateful", "switchover", "--to", "db-9", "db")
+	w.gapSince()
+	if out := s.Node(2).Holdfast("stateful", "switchover", "--to", to, "db"); !strings.HasPrefix(out, to+" leads in epoch ") {
+		t.Errorf("switchover says %q", out)
+	}
+	leader = leader%3 + 1
+	s.rows(leader)
+	t.Logf("a planned switchover: %v without a row", w.gapSince())
+	leader = s.followed(2)
+	s.show(leader)
+
 	t.Log("the server is killed")
 	pid := strings.TrimSpace(s.Node(leader).Docker("exec", s.container(leader), "sh", "-c", "head -1 /var/lib/postgresql/data/postmaster.pid"))
 	s.Node(leader).Docker("exec", s.container(leader), "kill", "-9", pid)
+	w.gapSince()
 	leader = s.leader(leader)
-	s.followed(leader, 2)
 	s.rows(leader)
+	t.Logf("a killed server: %v without a row", w.gapSince())
+	leader = s.followed(2)
 
 	t.Log("its daemon starts again in time")
 	s.Node(leader).KillAndStart()
 	s.rows(leader)
 
 	t.Log("its node is cut off")
+	w.gapSince()
 	s.Partition(leader)
 	old := leader
 	leader = s.leader(old)
@@ -215,11 +290,12 @@ func TestSetReplacesItsLeader(t *testing.T) {
 		t.Error("the old leader still takes writes beside the new one")
 	}
 	s.rows(leader)
+	t.Logf("a lost node: %v without a row", w.gapSince())
 	if s.writable(old) {
 		t.Error("the old leader takes writes again")
 	}
 	s.Heal(old)
-	s.followed(leader, 2)
+	leader = s.followed(2)
 
 	t.Log("its daemon is killed")
 	s.Node(leader).Kill()
@@ -230,7 +306,7 @@ func TestSetReplacesItsLeader(t *testing.T) {
 	}
 	s.rows(leader)
 	s.Node(old).Start()
-	s.followed(leader, 2)
+	leader = s.followed(2)
 	w.end(leader)
 	s.Node(1).Docker("service", "rm", "db")
 	for i := range 3 {
