@@ -27,4 +27,5 @@ const (
 	Applied   = "applied"
 	Waiting   = "waiting"
 	Text      = "text"
+	Epoch     = "epoch"
 )

@@ -89,11 +89,23 @@ func (s *Server) writeConf(v settings) error {
 	set("ident_file", filepath.Join(s.c.StateDir, "pg_ident.conf"))
 	set("cluster_name", s.c.Member)
 	for _, kv := range [][2]string{
-		{"wal_level", "replica"}, {"hot_standby", "on"}, {"wal_log_hints", "on"}, {"fsync", "on"}, {"full_page_writes", "on"},
-		{"max_wal_senders", "16"}, {"max_replication_slots", "16"}, {"max_slot_wal_keep_size", "2GB"}, {"wal_keep_size", "128MB"},
-		{"wal_receiver_status_interval", "1s"}, {"wal_sender_timeout", "5s"}, {"wal_receiver_timeout", "5s"},
-		{"wal_retrieve_retry_interval", "200ms"}, {"recovery_target_timeline", "latest"}, {"restart_after_crash", "off"},
-		{"password_encryption", "scram-sha-256"}, {"synchronous_standby_names", standbyNames(v.ack, v.ackEpoch)},
+		{"wal_level", "replica"},
+		{"hot_standby", "on"},
+		{"wal_log_hints", "on"},
+		{"fsync", "on"},
+		{"full_page_writes", "on"},
+		{"max_wal_senders", "16"},
+		{"max_replication_slots", "16"},
+		{"max_slot_wal_keep_size", "2GB"},
+		{"wal_keep_size", "128MB"},
+		{"wal_receiver_status_interval", "1s"},
+		{"wal_sender_timeout", "5s"},
+		{"wal_receiver_timeout", "5s"},
+		{"wal_retrieve_retry_interval", "200ms"},
+		{"recovery_target_timeline", "latest"},
+		{"restart_after_crash", "off"},
+		{"password_encryption", "scram-sha-256"},
+		{"synchronous_standby_names", standbyNames(v.ack, v.ackEpoch)},
 	} {
 		set(kv[0], kv[1])
 	}

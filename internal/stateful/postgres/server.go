@@ -109,7 +109,7 @@ func (s *Server) phase(p stateful.Phase, epoch uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p != s.st.Phase || epoch != s.st.Epoch {
-		s.c.Log.Info("phase changed", logkey.From, string(s.st.Phase), logkey.To, string(p), "epoch", epoch)
+		s.c.Log.Info("phase changed", logkey.From, string(s.st.Phase), logkey.To, string(p), logkey.Epoch, epoch)
 	}
 	s.st.Phase, s.st.Epoch = p, epoch
 }
@@ -155,7 +155,7 @@ func (s *Server) keepRunning(ctx context.Context) {
 				wait = restartEvery
 			}
 			next, wait = time.Now().Add(wait), min(2*wait, restartMost)
-			if err := s.start(ctx); err != nil {
+			if err := s.start(); err != nil {
 				s.problem(err)
 			}
 		}
@@ -197,7 +197,7 @@ func (s *Server) running() bool {
 }
 
 // start starts the server as a standby. Called with do held.
-func (s *Server) start(ctx context.Context) error {
+func (s *Server) start() error {
 	// Only one container has the volume: what the last one left behind is nobody's.
 	if err := os.Remove(filepath.Join(s.c.Data, "postmaster.pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -358,7 +358,7 @@ func (s *Server) watch(ctx context.Context) {
 		if l.epoch > 0 {
 			wait = l.stop.Sub(s.c.Now())
 			if wait <= 0 {
-				s.c.Log.Warn("lease not renewed: the server is killed", "epoch", l.epoch)
+				s.c.Log.Warn("lease not renewed: the server is killed", logkey.Epoch, l.epoch)
 				s.kill()
 				s.drop(l.epoch)
 				continue

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/stateful"
 	"holdfast.dev/holdfast/internal/stateful/member"
 	"holdfast.dev/holdfast/internal/testkit"
@@ -60,7 +61,7 @@ func startReal(t *testing.T, name string, port int) *real {
 		Superuser: "postgres", Password: "p", Database: "app", Args: []string{"-c", "shared_buffers=16MB"},
 	}
 	if testing.Verbose() {
-		c.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("member", name)
+		c.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With(logkey.Name, name)
 	}
 	for _, d := range []string{dir, c.Data, c.StateDir} {
 		if err := os.MkdirAll(d, 0o755); err != nil {

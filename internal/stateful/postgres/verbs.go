@@ -40,7 +40,6 @@ func (s *Server) interrupt() {
 
 // later runs f beside everything else, holding do, until it is done or interrupted.
 func (s *Server) later(f func(ctx context.Context) error) {
-	//nolint:contextcheck // it outlives the request
 	ctx, cancel := context.WithCancel(context.Background())
 	s.job.Lock()
 	s.job.cancel = cancel
@@ -108,7 +107,7 @@ func (s *Server) rest(ctx context.Context, epoch uint64) error {
 		}
 	}
 	if !s.running() {
-		if err := s.start(ctx); err != nil {
+		if err := s.start(); err != nil {
 			return err
 		}
 	}
@@ -197,10 +196,10 @@ func (s *Server) Follow(ctx context.Context, f stateful.Follow) error {
 			end()
 			return fmt.Errorf("the data end at %+v, which the leader's history does not have", at)
 		}
-		s.c.Log.Warn("data have what the leader's have not: they are cloned anew", "epoch", at.Timeline, "lsn", at.LSN)
+		s.c.Log.Warn("data have what the leader's have not: they are cloned anew", logkey.Epoch, at.Timeline, logkey.Text, fmt.Sprintf("ends at %d", at.LSN))
 	}
 	s.phase(stateful.Cloning, f.Epoch)
-	s.later(func(ctx context.Context) error { return s.clone(ctx, f) })
+	s.later(func(ctx context.Context) error { return s.clone(ctx, f) }) //nolint:contextcheck // it outlives the request
 	return nil
 }
 
@@ -219,7 +218,7 @@ func (s *Server) stream(f stateful.Follow) error {
 	}
 	s.phase(stateful.Following, f.Epoch)
 	if !s.running() {
-		return s.start(context.WithoutCancel(context.Background()))
+		return s.start()
 	}
 	return nil
 }
@@ -312,7 +311,7 @@ func (s *Server) Lead(_ context.Context, o stateful.Lead) error {
 	s.wakeWatch()
 	s.publish()
 	s.phase(stateful.Promoting, o.Epoch)
-	s.later(func(ctx context.Context) error {
+	s.later(func(ctx context.Context) error { //nolint:contextcheck // it outlives the request
 		err := s.lead(ctx, o)
 		if err != nil {
 			s.kill() // half a leader is none
@@ -346,7 +345,7 @@ func (s *Server) lead(ctx context.Context, o stateful.Lead) error {
 		return err
 	}
 	if !s.running() {
-		if err := s.start(ctx); err != nil {
+		if err := s.start(); err != nil {
 			return err
 		}
 	}
