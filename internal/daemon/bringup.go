@@ -67,7 +67,7 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	d.events = event.NewBus(d.clock)
 
 	for _, step := range []func(context.Context) error{
-		d.startEngine, d.startImages, d.startLedger, d.openPlugins, d.startVolumes, d.startNetworks, d.startPlugins, d.startContainers, d.runLedger, d.startBuilder, d.runJanitor, d.runRecorder, d.startSwarm,
+		d.startEngine, d.startImages, d.startLedger, d.openPlugins, d.startVolumes, d.startNetworks, d.startPlugins, d.startContainers, d.startBackups, d.runLedger, d.startBuilder, d.runJanitor, d.runRecorder, d.startSwarm,
 	} {
 		if err := step(ctx); err != nil {
 			return err

@@ -21,6 +21,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
+	"holdfast.dev/holdfast/internal/backup"
 	"holdfast.dev/holdfast/internal/base/atomicfile"
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -77,6 +78,7 @@ type Daemon struct {
 	janitor    *usage.Janitor
 	recorder   *usage.Recorder
 	volumes    *volume.Service
+	backups    *backup.Service
 	plugins    *plugin.Registry
 	managed    *managed.Service
 	networks   *network.Service
@@ -104,6 +106,7 @@ type paths struct {
 	Temp          string
 	Init          string
 	Member        string // of stateful sets; empty where it was not built
+	Backup        string // empty: it is not there, and there are no backups
 	Shim          string
 	Runc          string
 }
@@ -186,6 +189,12 @@ func findPaths(c config.Config) (paths, error) {
 		}
 		if *prog.dst == "" && prog.dst != &p.Member { // what needs it says so
 			return p, fmt.Errorf("%s is missing: it belongs beside %s (make build puts it there)", prog.name, self)
+		}
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "..", "libexec", "holdfast")} {
+		if _, err := os.Stat(filepath.Join(d, "holdfast-backup")); err == nil {
+			p.Backup = filepath.Join(d, "holdfast-backup")
+			break
 		}
 	}
 	return p, nil

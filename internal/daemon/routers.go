@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"holdfast.dev/holdfast/internal/httpapi/route"
+	backupsrouter "holdfast.dev/holdfast/internal/httpapi/router/backups"
 	buildrouter "holdfast.dev/holdfast/internal/httpapi/router/build"
 	containerrouter "holdfast.dev/holdfast/internal/httpapi/router/container"
 	distributionrouter "holdfast.dev/holdfast/internal/httpapi/router/distribution"
@@ -28,6 +29,7 @@ func (d *Daemon) routers() []route.Router {
 		storagerouter.New(storageBackend{d}),
 		volumesrouter.New(d.volumes, pools{d.pools}, tars{}, d.clock),
 		distributionrouter.New(swarmDistribution{d}),
+		backupsrouter.New(backupsBackend{d.backups}),
 		volumerouter.New(d.volumes, d.swarm),
 		pluginrouter.New(d.managed),
 		networkrouter.New(d.networks, d.containers, d.swarm),

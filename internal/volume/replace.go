@@ -26,6 +26,11 @@ const ActionReplace events.Action = "replace"
 // between them tells a start which renames are done.
 const DoReplace Verb = "replace"
 
+// MayReplace refuses what Replace of the volume would, as things are now.
+func (s *Service) MayReplace(ctx context.Context, name string) error {
+	return s.with(ctx, name, func(e *entry, dr Driver) error { return s.replaceable(ctx, e, dr) })
+}
+
 // Steps of a replacement.
 const (
 	stepAway = 1
@@ -107,21 +112,30 @@ func nothingTouched(err error) bool {
 }
 
 func (s *Service) mayReplace(ctx context.Context, e, other *entry, dr Driver) error {
-	if err := errors.Join(s.mend(ctx, e, dr), whole(e), whole(other)); err != nil {
+	if err := errors.Join(s.replaceable(ctx, e, dr), whole(other)); err != nil {
+		return err
+	}
+	switch {
+	case other.rec.Driver != e.rec.Driver:
+		return fault.New(errdefs.ErrInvalidArgument, "volume %s is of driver %s, volume %s of driver %s", e.rec.Name, e.rec.Driver, other.rec.Name, other.rec.Driver)
+	case len(s.refs(other)) > 0:
+		return fault.New(errdefs.ErrConflict, "volume %s is in use - [%s]", other.rec.Name, strings.Join(s.refs(other), ", "))
+	}
+	return nil
+}
+
+func (s *Service) replaceable(ctx context.Context, e *entry, dr Driver) error {
+	if err := errors.Join(s.mend(ctx, e, dr), whole(e)); err != nil {
 		return err
 	}
 	if _, ok := dr.(Renamer); !ok || !dr.Capabilities().Rename || !s.keepsHere(&e.rec) {
 		return lacks(dr, "way to replace a volume")
 	}
 	switch {
-	case other.rec.Driver != e.rec.Driver:
-		return fault.New(errdefs.ErrInvalidArgument, "volume %s is of driver %s, volume %s of driver %s", e.rec.Name, e.rec.Driver, other.rec.Name, other.rec.Driver)
 	case e.rec.Protected:
 		return fault.New(errdefs.ErrConflict, "volume %s is protected: unprotect it first", e.rec.Name)
 	case s.inUse(e):
 		return fault.New(errdefs.ErrConflict, "volume %s is in use by running containers [%s]: stop them first", e.rec.Name, strings.Join(s.mounted(e), ", "))
-	case len(s.refs(other)) > 0:
-		return fault.New(errdefs.ErrConflict, "volume %s is in use - [%s]", other.rec.Name, strings.Join(s.refs(other), ", "))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

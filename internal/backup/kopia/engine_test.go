@@ -209,17 +209,29 @@ func TestComparisonNoticesEveryKindOfChange(t *testing.T) {
 	a := prepared(t, e, filesAt(t, filepath.Join(t.TempDir(), "repo")))
 	b := save(t, e, a, src)
 	for what, change := range map[string]func(dir string) error{
-		"its content":             func(d string) error { return keepTime(d, "a/deep/er/file", func(n string) error { return os.WriteFile(n, noise(100<<10, 7), 0o644) }) },
-		"has 3 bytes":             func(d string) error { return keepTime(d, "a/deep/er/file", func(n string) error { return os.WriteFile(n, []byte("abc"), 0o644) }) },
+		"its content": func(d string) error {
+			return keepTime(d, "a/deep/er/file", func(n string) error { return os.WriteFile(n, noise(100<<10, 7), 0o644) })
+		},
+		"has 3 bytes": func(d string) error {
+			return keepTime(d, "a/deep/er/file", func(n string) error { return os.WriteFile(n, []byte("abc"), 0o644) })
+		},
 		"its owner":               func(d string) error { return os.Chown(filepath.Join(d, "fifo"), 7, 7) },
 		"its mode":                func(d string) error { return os.Chmod(filepath.Join(d, "a/large"), 0o600) },
 		"its time":                func(d string) error { return os.Chtimes(filepath.Join(d, "empty"), time.Now(), time.Now()) },
 		"its extended attributes": func(d string) error { return unix.Setxattr(filepath.Join(d, "a/large"), "user.new", []byte("1"), 0) },
-		"points to":               func(d string) error { return keepTime(d, "a", func(n string) error { return errors.Join(os.Remove(n+"/link"), os.Symlink("x", n+"/link")) }) },
-		"is missing":              func(d string) error { return keepTime(d, ".", func(n string) error { return os.Remove(n + "/fifo") }) },
-		"is not in the backup":    func(d string) error { return keepTime(d, ".", func(n string) error { return os.WriteFile(n+"/new", nil, 0o644) }) },
-		"of kind f, not h":        func(d string) error { return keepTime(d, ".", func(n string) error { return errors.Join(os.Remove(n+"/zz-same"), os.WriteFile(n+"/zz-same", []byte("hello\n"), 0o644)) }) },
-		"bytes of room":           func(d string) error { return keepTime(d, "holes", func(n string) error { return fill(n) }) },
+		"points to": func(d string) error {
+			return keepTime(d, "a", func(n string) error { return errors.Join(os.Remove(n+"/link"), os.Symlink("x", n+"/link")) })
+		},
+		"is missing": func(d string) error { return keepTime(d, ".", func(n string) error { return os.Remove(n + "/fifo") }) },
+		"is not in the backup": func(d string) error {
+			return keepTime(d, ".", func(n string) error { return os.WriteFile(n+"/new", nil, 0o644) })
+		},
+		"of kind f, not h": func(d string) error {
+			return keepTime(d, ".", func(n string) error {
+				return errors.Join(os.Remove(n+"/zz-same"), os.WriteFile(n+"/zz-same", []byte("hello\n"), 0o644))
+			})
+		},
+		"bytes of room": func(d string) error { return keepTime(d, "holes", func(n string) error { return fill(n) }) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()

@@ -244,4 +244,3 @@ func isClassed(err error) bool {
 	}
 	return false
 }
-

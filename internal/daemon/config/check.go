@@ -28,6 +28,7 @@ func (c *Config) Check() error {
 		c.checkNetwork(),
 		c.checkRegistries(),
 		c.StoragePolicy.Check(),
+		c.Backup.Check(),
 	)
 }
 

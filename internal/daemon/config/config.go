@@ -10,6 +10,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"holdfast.dev/holdfast/internal/backup"
 	"holdfast.dev/holdfast/internal/usage"
 )
 
@@ -49,6 +50,8 @@ type Config struct {
 
 	// StoragePolicy says what unused things are removed without being asked for.
 	StoragePolicy usage.Policy `json:"storage-policy"`
+	// Backup is for volumes whose labels say nothing of backups.
+	Backup backup.Settings `json:"backup"`
 
 	// LiveRestore keeps containers running while the daemon is stopped (the
 	// default); false stops them at a clean shutdown.
@@ -225,7 +228,7 @@ func (c *Config) Reload(next Config) (out Config, applied, restart []string) {
 
 func reloadable(key string) bool {
 	switch key {
-	case "debug", "log-level", "labels", "storage-policy", "live-restore", "shutdown-timeout":
+	case "debug", "log-level", "labels", "storage-policy", "backup", "live-restore", "shutdown-timeout":
 		return true
 	}
 	return false

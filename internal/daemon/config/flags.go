@@ -68,6 +68,7 @@ func bindDaemon(b binder, c *Config) {
 	b.IntVar(&c.VolumeTrashMinFree, "volume-trash-min-free", c.VolumeTrashMinFree, "Percentage of a disk below which removed volumes give way, the oldest first (0: only as storage-policy says)")
 	b.StringVar(&c.DefaultVolumeDriver, "default-volume-driver", c.DefaultVolumeDriver, "Driver of volumes that name none (local, btrfs)")
 	b.StringVarP(&c.StorageDriver, "storage-driver", "s", c.StorageDriver, "Storage driver to use (overlayfs)")
+	b.Var(&c.Backup, "backup", "Back up volumes that have no label for it: schedule, keep, repository, as JSON")
 	b.Var(&c.StoragePolicy, "storage-policy", "Remove unused things by rules, as JSON")
 	b.BoolVar(&c.LiveRestore, "live-restore", c.LiveRestore, "Keep containers running when the daemon stops; false stops them")
 	b.IntVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "Set the default shutdown timeout in seconds")

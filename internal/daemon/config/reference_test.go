@@ -64,7 +64,7 @@ Lists are JSON lists, maps JSON objects; sizes are numbers or texts such as
 ` + "`\"64m\"`" + `. ` + "`default-ulimits`" + ` is ` + "`{\"nofile\": {\"Name\": \"nofile\", \"Soft\": 1024, \"Hard\": 4096}}`" + `,
 ` + "`default-address-pools`" + ` is ` + "`[{\"base\": \"10.10.0.0/16\", \"size\": 24}]`" + `,
 ` + "`storage-policy`" + ` is ` + "`{\"high-water\": \"85%\", \"low-water\": \"75%\", \"images\": {\"keep-last\": 2, \"keep-until\": \"7d\", \"keep-if-label\": [\"keep\"]}, \"containers\": {\"keep-until\": \"24h\"}, \"build-cache\": {\"keep-until\": \"48h\"}, \"snapshots\": {\"keep-last\": 5}, \"trash\": {\"keep-until\": \"1d\"}, \"logs\": {\"keep-last\": 2}}`" + `
-(docs/design/usage.md).
+(docs/design/usage.md), ` + "`backup`" + ` is ` + "`{\"schedule\": \"@daily\", \"keep\": \"last=3,daily=7,weekly=4\", \"repository\": \"nas\"}`" + ` (docs/design/backup.md).
 
 | key | flag | type | default | |
 |---|---|---|---|---|
