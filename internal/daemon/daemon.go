@@ -177,7 +177,7 @@ func findPaths(c config.Config) (paths, error) {
 	for _, prog := range []struct {
 		name string
 		dst  *string
-	}{{"containerd-shim-runc-v2", &p.Shim}, {"runc", &p.Runc}, {"holdfast-init", &p.Init}, {"holdfast-member", &p.Member}} {
+	}{{"containerd-shim-runc-v2", &p.Shim}, {"runc", &p.Runc}, {"holdfast-init", &p.Init}, {"holdfast-member", &p.Member}, {"holdfast-backup", &p.Backup}} {
 		if *prog.dst != "" {
 			continue
 		}
@@ -187,14 +187,8 @@ func findPaths(c config.Config) (paths, error) {
 				break
 			}
 		}
-		if *prog.dst == "" && prog.dst != &p.Member { // what needs it says so
+		if *prog.dst == "" && prog.dst != &p.Member && prog.dst != &p.Backup { // what needs it says so
 			return p, fmt.Errorf("%s is missing: it belongs beside %s (make build puts it there)", prog.name, self)
-		}
-	}
-	for _, d := range []string{dir, filepath.Join(dir, "..", "libexec", "holdfast")} {
-		if _, err := os.Stat(filepath.Join(d, "holdfast-backup")); err == nil {
-			p.Backup = filepath.Join(d, "holdfast-backup")
-			break
 		}
 	}
 	return p, nil
