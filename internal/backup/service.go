@@ -192,7 +192,7 @@ func (s *Service) settle(ctx context.Context, j *Job) {
 
 // begin writes the intent. end takes it away, publishes what became of it, and
 // returns the job's error.
-func (s *Service) begin(j Job) (end func(*error), err error) {
+func (s *Service) begin(ctx context.Context, j Job) (end func(*error), err error) {
 	var b [6]byte
 	if _, err := io.ReadFull(s.d.Random, b[:]); err != nil {
 		return nil, fmt.Errorf("make a name for the work: %w", err)
@@ -206,7 +206,7 @@ func (s *Service) begin(j Job) (end func(*error), err error) {
 			s.tellFailed(&j, *failed)
 		}
 		if j.Temp != "" && *failed != nil {
-			if err := s.d.Volumes.Discard(context.Background(), j.Temp); err != nil { //nolint:contextcheck // whatever became of the request
+			if err := s.d.Volumes.Discard(context.WithoutCancel(ctx), j.Temp); err != nil {
 				s.d.Log.Warn("half-restored volume stays until the next start", logkey.Volume, j.Temp, logkey.Err, err)
 				return
 			}
@@ -460,7 +460,7 @@ func (s *Service) Backup(ctx context.Context, o Options) (b Backup, err error) {
 	if err != nil {
 		return b, err
 	}
-	end, err := s.begin(Job{Verb: VerbBackup, Volume: o.Volume, Repository: r.Name})
+	end, err := s.begin(ctx, Job{Verb: VerbBackup, Volume: o.Volume, Repository: r.Name})
 	if err != nil {
 		return b, err
 	}
@@ -541,7 +541,7 @@ func (s *Service) Restore(ctx context.Context, o RestoreOptions) (out Restoratio
 	if err != nil {
 		return out, err
 	}
-	end, err := s.begin(job)
+	end, err := s.begin(ctx, job)
 	if err != nil {
 		return out, err
 	}
@@ -618,7 +618,7 @@ func (s *Service) verify(ctx context.Context, b Backup) (v Verification, err err
 	if err != nil {
 		return v, err
 	}
-	end, err := s.begin(Job{Verb: VerbVerify, Volume: b.Volume, Repository: r.Name, Backup: b.ID})
+	end, err := s.begin(ctx, Job{Verb: VerbVerify, Volume: b.Volume, Repository: r.Name, Backup: b.ID})
 	if err != nil {
 		return v, err
 	}

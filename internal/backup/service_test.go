@@ -60,6 +60,7 @@ func (f *fakeEngine) Prepare(context.Context, Access) (bool, error) { return tru
 func (f *fakeEngine) List(context.Context, Access) ([]Backup, error) {
 	return slices.Clone(f.backups), f.err
 }
+
 func (f *fakeEngine) Save(_ context.Context, a Access, r SaveRequest, _ func(tree.Totals)) (Backup, error) {
 	if f.err != nil {
 		return Backup{}, f.err
@@ -70,16 +71,20 @@ func (f *fakeEngine) Save(_ context.Context, a Access, r SaveRequest, _ func(tre
 	f.backups = append(f.backups, b)
 	return b, nil
 }
+
 func (f *fakeEngine) Restore(context.Context, Access, string, string, bool, func(tree.Totals)) (Restored, error) {
 	return Restored{}, f.err
 }
+
 func (f *fakeEngine) Verify(_ context.Context, _ Access, id, _ string, _ func(tree.Totals)) (Verification, error) {
 	return Verification{Backup: id}, f.err
 }
+
 func (f *fakeEngine) Remove(_ context.Context, _ Access, ids []string) error {
 	f.backups = slices.DeleteFunc(f.backups, func(b Backup) bool { return slices.Contains(ids, b.ID) })
 	return nil
 }
+
 func (f *fakeEngine) Maintain(context.Context, Access) error { f.maintain++; return nil }
 
 type fakeVolumes struct {
@@ -97,6 +102,7 @@ func (f *fakeVolumes) Read(_ context.Context, name string, read func(Source) err
 	}
 	return f.still
 }
+
 func (f *fakeVolumes) Fill(_ context.Context, v Spec, fill func(string) error) error {
 	if err := fill("/d"); err != nil {
 		return err
@@ -104,14 +110,17 @@ func (f *fakeVolumes) Fill(_ context.Context, v Spec, fill func(string) error) e
 	f.all = append(f.all, v)
 	return nil
 }
+
 func (f *fakeVolumes) Scratch(_ context.Context, _ Spec, use func(string) error) error {
 	return use("/s")
 }
+
 func (f *fakeVolumes) MayReplace(context.Context, string) error { return nil }
 func (f *fakeVolumes) Replace(ctx context.Context, name, with string) (Kept, error) {
 	f.moved = with + " over " + name
 	return Kept{Name: name, InTrash: true}, f.Discard(ctx, with)
 }
+
 func (f *fakeVolumes) Discard(_ context.Context, name string) error {
 	f.all = slices.DeleteFunc(f.all, func(v Spec) bool { return v.Name == name })
 	return nil

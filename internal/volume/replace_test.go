@@ -67,9 +67,11 @@ func (w *world) Remove(_ context.Context, v Spec) error { delete(w.data, v.Name)
 func (w *world) Put(id string, r *Record) error {
 	return w.step(func() error { return w.recs.Put(id, r) })
 }
+
 func (w *world) Delete(id string) error {
 	return w.step(func() error { return w.recs.Delete(id) })
 }
+
 func (w *world) All() ([]*Record, error) { return w.recs.All() }
 
 func newWorld(t *testing.T, trash bool) (*world, func() *Service) {

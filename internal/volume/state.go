@@ -119,7 +119,7 @@ func (s *Service) Scratch(ctx context.Context, o CreateOptions, use func(dir str
 
 // onlyPassed tells whether nothing went wrong but what was to.
 func onlyPassed(err error) bool {
-	if j, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the joined ones are looked at one by one
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
 		return !slices.ContainsFunc(j.Unwrap(), func(e error) bool { return e != nil && !onlyPassed(e) })
 	}
 	return errors.Is(err, errPassed)

@@ -54,7 +54,7 @@ func (c *comparison) advance() error {
 
 func (c *comparison) tell(path Text, format string, a ...any) {
 	p := path.Escaped()
-	if len(c.found) < maxDifferences && !(c.skip != nil && c.skip(p)) {
+	if len(c.found) < maxDifferences && (c.skip == nil || !c.skip(p)) {
 		c.found = append(c.found, Difference{Path: p, What: fmt.Sprintf(format, a...)})
 	}
 }

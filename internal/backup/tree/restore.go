@@ -56,6 +56,7 @@ func Tar(ctx context.Context, index *IndexReader, open Contents, to io.Writer, o
 			if bad[e.Link] {
 				err = damage{fmt.Errorf("it is another name of %s", e.Link)}
 			}
+		default: // nothing more is in the tar
 		}
 		var d damage
 		switch {
