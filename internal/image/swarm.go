@@ -19,7 +19,9 @@ const swarmNames = "docker.io/cluster/"
 // keptLabel marks the names that were.
 const keptLabel = "holdfast.swarm"
 
-func (r Record) ofSwarm() bool { return strings.HasPrefix(r.Name, swarmNames) && r.Labels[keptLabel] != "" }
+func (r Record) ofSwarm() bool {
+	return strings.HasPrefix(r.Name, swarmNames) && r.Labels[keptLabel] != ""
+}
 
 // KeepForSwarm has prunes leave the image alone, as long as it has this name.
 func (s *Service) KeepForSwarm(ctx context.Context, name string) error {
