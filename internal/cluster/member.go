@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/cluster/peers"
 	"holdfast.dev/holdfast/internal/cluster/sets"
 )
@@ -40,13 +42,14 @@ type member struct {
 	peers  *peers.Peers
 	sets   *sets.Sets
 
-	mu     sync.Mutex // guards the fields below; never held across I/O
-	node   *swarmnode.Node
-	conn   *grpc.ClientConn // of a manager's control socket; nil on workers
-	ready  bool             // the node came up at least once
-	err    error            // why it does not run
-	locked bool
-	change chan struct{} // closed and replaced when one of these changes
+	mu      sync.Mutex // guards the fields below; never held across I/O
+	node    *swarmnode.Node
+	conn    *grpc.ClientConn // of a manager's control socket; nil on workers
+	ready   bool             // the node came up at least once
+	err     error            // why it does not run
+	locked  bool
+	leaving bool          // it goes for good
+	change  chan struct{} // closed and replaced when one of these changes
 }
 
 func (s *Service) newMember(set settings) *member {
@@ -150,6 +153,7 @@ func (m *member) run(a attempt) error {
 		return fmt.Errorf("start the swarm's node: %w", err)
 	}
 	m.update(func() { m.node, m.err, m.locked = n, nil, false })
+	d.Mesh.Begin(m.meshSelf(n))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		conns := n.ListenControlSocket(ctx)
@@ -178,11 +182,53 @@ func (m *member) run(a attempt) error {
 	wg.Go(func() { m.runSets(ctx) })
 	err = n.Err(context.WithoutCancel(m.life)) // it ends with m.life
 	cancel()
+	d.Mesh.End(m.isLeaving())
 	wg.Wait()
 	if err == nil {
 		err = errors.New("the node stopped")
 	}
 	return err
+}
+
+// meshSelf is this node as others reach it.
+func (m *member) meshSelf(n *swarmnode.Node) mesh.Self {
+	self := mesh.Self{Addr: hostOf(m.set.AdvertiseAddr)}
+	self.Data = self.Addr
+	if a, err := netip.ParseAddr(m.set.DataPathAddr); err == nil {
+		self.Data = a
+	}
+	self.Peers = func() []netip.Addr {
+		var out []netip.Addr
+		for _, p := range n.Remotes() {
+			if a := hostOf(p.Addr); a.IsValid() {
+				out = append(out, a)
+			}
+		}
+		return out
+	}
+	return self
+}
+
+// hostOf is the address of host and port; invalid if it is none.
+func hostOf(s string) netip.Addr {
+	p, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr().Unmap()
+}
+
+// leaves notes that the node goes for good.
+func (m *member) leaves() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leaving = true
+}
+
+func (m *member) isLeaving() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.leaving
 }
 
 // wait returns when the node is ready, or why it will not be. On a manager the

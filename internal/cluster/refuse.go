@@ -21,16 +21,6 @@ func unserved(format string, args ...any) error {
 // through here would show only as a rejected task.
 func refuse(s swarm.ServiceSpec) error {
 	t := s.TaskTemplate
-	if err := oneLocalNetwork(t.Networks); err != nil {
-		return err
-	}
-	if e := s.EndpointSpec; e != nil {
-		for _, p := range e.Ports {
-			if p.PublishMode != swarm.PortConfigPublishModeHost {
-				return unserved("port %d published in ingress mode (publish it with mode=host)", p.TargetPort)
-			}
-		}
-	}
 	if d := t.LogDriver; d != nil && !slices.Contains(logDrivers, d.Name) {
 		return unserved("log driver %q", d.Name)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/stateful"
 )
 
@@ -35,6 +36,13 @@ type Executor interface {
 	Purge(ctx context.Context) error
 }
 
+// Mesh is this node's part in the networks of the swarm.
+type Mesh interface {
+	// Begin starts it, before the node's tasks run; End stops it.
+	Begin(s mesh.Self)
+	End(forGood bool)
+}
+
 // Deps are the parts a Service works with; all are required.
 type Deps struct {
 	Clock    clock.Clock
@@ -43,6 +51,7 @@ type Deps struct {
 	RunDir   string // <exec-root>/swarm: the control socket
 	Hostname string
 	Executor Executor
+	Mesh     Mesh
 	Events   Publisher
 	// NewName makes up a name for a service that is given none.
 	NewName func() (string, error)

@@ -12,10 +12,14 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/swarmkit/v2/agent/exec"
+	"github.com/moby/swarmkit/v2/api"
+	"github.com/moby/swarmkit/v2/manager/allocator/networkallocator"
 
 	"holdfast.dev/holdfast/internal/base/clock"
+	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/stateful"
 )
 
@@ -33,12 +37,18 @@ func (e *idle) Purge(context.Context) error {
 	return nil
 }
 
+// apart is a mesh of a node that is in no swarm.
+type apart struct{}
+
+func (apart) Begin(mesh.Self) {}
+func (apart) End(bool)        {}
+
 func service(t *testing.T) (*Service, *idle) {
 	t.Helper()
 	e, dir := &idle{}, t.TempDir()
 	return New(Deps{
 		Clock: clock.System{}, Log: slog.New(slog.DiscardHandler), Dir: filepath.Join(dir, "swarm"), RunDir: filepath.Join(dir, "run"),
-		Hostname: "h", Executor: e, MachineTime: time.Now, OwnLink: func(string) bool { return false },
+		Hostname: "h", Executor: e, Mesh: apart{}, MachineTime: time.Now, OwnLink: func(string) bool { return false },
 	}), e
 }
 
@@ -192,14 +202,58 @@ func TestLeavingTellsWhatIsLost(t *testing.T) {
 	}
 }
 
+func TestNetworksThatDoNotGoTogether(t *testing.T) {
+	own := func(name string) *api.Network {
+		return &api.Network{Spec: api.NetworkSpec{Annotations: api.Annotations{Name: name, Labels: map[string]string{networkallocator.PredefinedLabel: "true"}}}}
+	}
+	swarms := &api.Network{Spec: api.NetworkSpec{Annotations: api.Annotations{Name: "shop"}}}
+	ingress := &api.EndpointSpec{Ports: []*api.PortConfig{{TargetPort: 80, PublishMode: api.PublishModeIngress}}}
+	host := &api.EndpointSpec{Ports: []*api.PortConfig{{TargetPort: 80, PublishMode: api.PublishModeHost}}}
+	for _, c := range []struct {
+		nets []*api.Network
+		e    *api.EndpointSpec
+		want string
+	}{
+		{nil, ingress, ""},
+		{[]*api.Network{swarms, swarms}, ingress, ""},
+		{[]*api.Network{own("bridge")}, host, ""},
+		{[]*api.Network{own("host")}, nil, ""},
+		{[]*api.Network{swarms, own("bridge")}, nil, "network bridge, which is each node's own, and on another one"},
+		{[]*api.Network{own("host")}, ingress, "port 80 published in ingress mode by a service on network host"},
+	} {
+		err := goTogether(c.nets, c.e)
+		if (c.want == "") != (err == nil) || (err != nil && !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%v %v: %v, want %q", c.nets, c.e, err, c.want)
+		}
+	}
+}
+
+func TestNetworksThatAreNotServedAreNamed(t *testing.T) {
+	yes := true
+	for want, r := range map[string]network.CreateRequest{
+		"option encrypted of the driver overlay": {Options: map[string]string{"encrypted": ""}},
+		"IPv6 (--ipv6) on an overlay network":    {EnableIPv6: &yes},
+		"ConfigOnly":                             {ConfigOnly: true},
+		"option com.docker.network.bridge.name":  {Options: map[string]string{"com.docker.network.bridge.name": "b"}},
+		"IPAM driver other":                      {IPAM: &network.IPAM{Driver: "other"}},
+		"IPv6 subnet fd00::/64":                  {IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("fd00::/64")}}}},
+	} {
+		if err := refuseNetwork(r); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+	for _, r := range []network.CreateRequest{
+		{}, {Options: map[string]string{"encrypted": "false", "com.docker.network.driver.mtu": "1400", "mine": "x"}},
+		{IPAM: &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.5.0.0/16")}, {Subnet: netip.MustParsePrefix("10.6.0.0/16")}}}},
+	} {
+		if err := refuseNetwork(r); err != nil {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+}
+
 func TestWhatIsNotServedIsNamed(t *testing.T) {
 	for want, change := range map[string]func(*swarm.ServiceSpec){
-		"more than one network": func(s *swarm.ServiceSpec) {
-			s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "back"}, {Target: "front"}}
-		},
-		"port 80 published in ingress mode": func(s *swarm.ServiceSpec) {
-			s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80}}}
-		},
 		`log driver "syslog"`: func(s *swarm.ServiceSpec) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} },
 		"CredentialSpec": func(s *swarm.ServiceSpec) {
 			s.TaskTemplate.ContainerSpec.Privileges = &swarm.Privileges{CredentialSpec: &swarm.CredentialSpec{}}

@@ -129,7 +129,7 @@ func (s *Service) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	}
 	setAuth(&want, auth)
 	err = s.write(ctx, func(ctx context.Context, c api.ControlClient) error {
-		if err := resolveNetworks(ctx, c, &want.Task); err != nil {
+		if err := resolveNetworks(ctx, c, &want); err != nil {
 			return err
 		}
 		if err := onHost(ctx, c, &want); err != nil {
@@ -202,7 +202,7 @@ func (s *Service) UpdateService(ctx context.Context, ref string, u ServiceUpdate
 		if err := mayUpdateSet(now, &want, req.Rollback != api.UpdateServiceRequest_NONE); err != nil {
 			return err
 		}
-		if err := resolveNetworks(ctx, c, &want.Task); err != nil {
+		if err := resolveNetworks(ctx, c, &want); err != nil {
 			return err
 		}
 		if err := onHost(ctx, c, &want); err != nil {

@@ -237,6 +237,7 @@ func (s *Service) Leave(ctx context.Context, force bool) error {
 
 // leave has the node give up its tasks and ends it.
 func (m *member) leave(ctx context.Context) error {
+	m.leaves()
 	if n := m.current(); n != nil {
 		stop, cancel := context.WithTimeout(ctx, leaveLimit)
 		defer cancel()

@@ -32,7 +32,7 @@ func (d *Daemon) routers() []route.Router {
 		backupsrouter.New(backupsBackend{d.backups}),
 		volumerouter.New(d.volumes, d.swarm),
 		pluginrouter.New(d.managed),
-		networkrouter.New(d.networks, d.containers, d.swarm),
+		networkrouter.New(allNetworks{d}, d.containers, d.swarm),
 		swarmrouter.New(swarmBackend{d.swarm}),
 		statefulrouter.New(d.swarm),
 	}

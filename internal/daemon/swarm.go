@@ -12,6 +12,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/cluster"
 	"holdfast.dev/holdfast/internal/cluster/executor"
+	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/container"
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	"holdfast.dev/holdfast/internal/registry"
@@ -26,6 +27,7 @@ var (
 
 func (d *Daemon) startSwarm(ctx context.Context) error {
 	run := filepath.Join(d.cfg.ExecRoot, "swarm")
+	net := mesh.New(mesh.Deps{Clock: d.clock, Log: d.log, Networks: d.networks})
 	d.swarm = cluster.New(cluster.Deps{
 		Clock:       d.clock,
 		Log:         d.log,
@@ -38,11 +40,13 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 		TakeImage:   d.takeImage,
 		NewName:     func() (string, error) { return container.RandomName(rand.Reader) },
 		MachineTime: member.Now,
+		Mesh:        net,
 		Executor: executor.New(executor.Deps{
 			Log:        d.log,
 			Containers: d.containers,
 			Images:     &taskImages{d: d},
 			Events:     d.events,
+			Mesh:       net,
 			Facts:      d.nodeFacts,
 			SecretsDir: filepath.Join(run, "tasks"),
 			Members: executor.MemberPaths{
@@ -56,7 +60,7 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 
 // ownLink tells the interfaces that engines make from those of the machine.
 func ownLink(name string) bool {
-	return slices.ContainsFunc([]string{"hf", "br-", "veth", "docker"}, func(p string) bool { return strings.HasPrefix(name, p) })
+	return slices.ContainsFunc([]string{"hf", "br-", "vx-", "veth", "docker"}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 func (d *Daemon) nodeFacts() executor.Facts {

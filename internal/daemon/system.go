@@ -149,7 +149,7 @@ func discovered(names []string) []system.DeviceInfo {
 	return out
 }
 
-func networkDrivers() []string { return []string{"bridge", "host", "null"} }
+func networkDrivers() []string { return []string{"bridge", "host", "null", "overlay"} }
 func logDrivers() []string     { return []string{"journald", "json-file", "local", "none", "syslog"} }
 
 func sysctlOn(name string) bool {

@@ -342,6 +342,13 @@ func (s *Service) attach(ctx context.Context, sb *sandbox, e *endpoint) error {
 			i.Addrs = append(i.Addrs, linkLocal(a))
 		}
 	}
+	if r.overlay() {
+		for _, c := range r.IPAM.Config {
+			if !c.Subnet.Contains(e.set.IPAddress) {
+				i.Routes = append(i.Routes, c.Subnet)
+			}
+		}
+	}
 	if v := e.set.DriverOpts[optSysctls]; v != "" {
 		var err error
 		if i.Sysctls, err = endpointSysctls(v); err != nil {

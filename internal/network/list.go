@@ -48,7 +48,7 @@ func (s *Service) Prunable(filters map[string][]string) ([]Prunable, error) {
 	var out []Prunable
 	s.mu.Lock()
 	for _, n := range s.nets {
-		if !n.rec.Predefined && len(n.endpoints) == 0 && keep(n) {
+		if !n.rec.Predefined && !n.rec.overlay() && len(n.endpoints) == 0 && keep(n) {
 			out = append(out, Prunable{ID: n.rec.ID, Name: n.rec.Name, Created: n.rec.Created, Why: "no running container is on it"})
 		}
 	}
@@ -115,7 +115,7 @@ func (s *Service) filter(f map[string][]string, allowed ...string) (func(*netw) 
 		return anyOf(f["driver"], func(v string) bool { return r.Driver == v }) &&
 			anyOf(f["id"], func(v string) bool { return strings.HasPrefix(r.ID, v) }) &&
 			anyOf(f["name"], func(v string) bool { return strings.Contains(r.Name, v) }) &&
-			anyOf(f["scope"], func(v string) bool { return v == "local" }) &&
+			anyOf(f["scope"], func(v string) bool { return v == r.scope() }) &&
 			anyOf(f["type"], func(v string) bool { return (v == "builtin") == r.Predefined }) &&
 			allOf(f["label"], func(v string) bool { return hasLabel(r.Labels, v) }) &&
 			allOf(f["label!"], func(v string) bool { return !hasLabel(r.Labels, v) }) &&

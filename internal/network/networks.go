@@ -46,6 +46,9 @@ func networkRules(r *Record) NetworkRules {
 	for _, c := range r.IPAM.Config {
 		n.Subnets = append(n.Subnets, c.Subnet)
 	}
+	if r.Tunnel != nil {
+		n.Source = r.Tunnel.Own
+	}
 	return n
 }
 
@@ -75,6 +78,16 @@ func (s *Service) ensureBridge(ctx context.Context, r *Record) error {
 	for _, c := range r.IPAM.Config {
 		if c.Gateway.IsValid() {
 			b.Addrs = append(b.Addrs, netip.PrefixFrom(c.Gateway, c.Subnet.Bits()))
+		}
+	}
+	if r.Tunnel != nil && r.Tunnel.Own.IsValid() {
+		for _, c := range r.IPAM.Config {
+			if c.Subnet.Contains(r.Tunnel.Own) {
+				b.Addrs = append(b.Addrs, netip.PrefixFrom(r.Tunnel.Own, c.Subnet.Bits()))
+				// Unlike the gateway's it is one that other nodes send to.
+				mac := OverlayMAC(r.Tunnel.Own)
+				b.MAC = mac[:]
+			}
 		}
 	}
 	if r.EnableIPv6 && s.d.Settings.IPForward {
@@ -132,6 +145,11 @@ func (s *Service) discard(ctx context.Context, r *Record) {
 	s.mu.Lock()
 	delete(s.nets, r.ID)
 	s.mu.Unlock()
+	if r.overlay() {
+		if err := s.d.Link.RemoveLink(ctx, tunnelName(r.ID)); err != nil {
+			s.d.Log.Warn("remove tunnel", logkey.Network, r.Name, logkey.Err, err)
+		}
+	}
 	if !s.shared(r) {
 		if err := s.d.Link.RemoveLink(ctx, r.Bridge); err != nil {
 			s.d.Log.Warn("remove link", logkey.Network, r.Name, logkey.Err, err)
@@ -279,13 +297,20 @@ func (n *netw) status() *mobynet.Status {
 	return st
 }
 
+func (r *Record) scope() string {
+	if r.overlay() {
+		return "swarm"
+	}
+	return "local"
+}
+
 func (r *Record) api() mobynet.Network {
 	ipam := mobynet.IPAM{Driver: r.IPAM.Driver, Options: maps.Clone(r.IPAM.Options), Config: slices.Clone(r.IPAM.Config)}
 	if ipam.Config == nil {
 		ipam.Config = []mobynet.IPAMConfig{}
 	}
 	out := mobynet.Network{
-		Name: r.Name, ID: r.ID, Created: r.Created, Scope: "local", Driver: r.Driver,
+		Name: r.Name, ID: r.ID, Created: r.Created, Scope: r.scope(), Driver: r.Driver,
 		EnableIPv4: r.EnableIPv4, EnableIPv6: r.EnableIPv6, IPAM: ipam,
 		Internal: r.Internal, Attachable: r.Attachable,
 		Options: maps.Clone(r.Options), Labels: maps.Clone(r.Labels),

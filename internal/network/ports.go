@@ -27,9 +27,10 @@ type Publisher interface {
 // Bridge describes a bridge link of the host.
 type Bridge struct {
 	Name    string
-	Owner   string         // written to the link as its alias: how Sweep knows ours
-	Addrs   []netip.Prefix // the host's own addresses on it, the gateways of containers
-	MTU     int            // 0: the kernel's choice
+	Owner   string           // written to the link as its alias: how Sweep knows ours
+	Addrs   []netip.Prefix   // the host's own addresses on it, the gateways of containers
+	MAC     net.HardwareAddr // nil: one made of the first address
+	MTU     int              // 0: the kernel's choice
 	IPv6    bool
 	Isolate bool // ports may talk to the bridge only, not to each other
 }
@@ -48,6 +49,7 @@ type Interface struct {
 	Isolate bool
 	// Sysctls are set inside, IFNAME in a key standing for the interface.
 	Sysctls map[string]string
+	Routes  []netip.Prefix // reached without a gateway
 }
 
 // Link makes bridges, namespaces and interfaces. A sandbox is a network
@@ -59,6 +61,10 @@ type Link interface {
 	// EnsureParent finds the link that interfaces are to sit on, or makes it where
 	// it is one that we make. errdefs.ErrNotFound where it is the user's and not there.
 	EnsureParent(ctx context.Context, p Parent) error
+	// EnsureTunnel makes the device in its bridge, whose MTU becomes the tunnel's.
+	EnsureTunnel(ctx context.Context, t Tunnel) error
+	// SetPeers makes the tunnel lead to these and to nobody else.
+	SetPeers(ctx context.Context, tunnel, bridge string, peers []Peer) error
 	// RemoveLink takes a bridge or parent away that we made; others stay.
 	RemoveLink(ctx context.Context, name string) error
 	// Occupied lists the subnets that the host has addresses in or routes to,
@@ -101,6 +107,9 @@ type NetworkRules struct {
 	Internal   bool // nothing leaves or enters
 	Masquerade bool
 	ICC        bool // containers may talk to each other
+	// Source, if valid, is the host's own address there, which what comes from
+	// outside goes on from.
+	Source netip.Addr
 }
 
 // PortRule sends a host port to a container. An unspecified Host address
@@ -124,6 +133,7 @@ type Rules struct {
 	Networks []NetworkRules
 	Ports    []PortRule
 	Links    []LinkRule
+	Swarm    []SwarmPort
 }
 
 // Firewall holds our rules in tables of our own; it never touches another.
@@ -150,6 +160,10 @@ type Firewall interface {
 	Strangers(ctx context.Context) ([]string, error)
 	// RedirectDNS sends DNS queries to 127.0.0.11 inside the namespace to the ports.
 	RedirectDNS(ctx context.Context, nsPath string, udp, tcp uint16) error
+	// Balance sends what the namespace sends to the addresses of services to their
+	// backends: del as it was set goes, set comes, in one transaction. anew: what was
+	// there before goes too.
+	Balance(ctx context.Context, nsPath string, anew bool, set, del []VIP) error
 	// Clear takes our tables away.
 	Clear(ctx context.Context) error
 }

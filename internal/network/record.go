@@ -11,6 +11,7 @@ const (
 	DriverBridge  = "bridge"
 	DriverMacvlan = "macvlan"
 	DriverIPvlan  = "ipvlan"
+	DriverOverlay = "overlay"
 	DriverHost    = "host"
 	DriverNull    = "null"
 )
@@ -33,8 +34,9 @@ type Record struct {
 	UserSubnet bool
 	Options    map[string]string
 	Labels     map[string]string
-	Attachable bool   // kept for clients; every local network can be attached to
-	Bridge     string // name of the link: the bridge, or the parent of macvlan and ipvlan
+	Attachable bool        // kept for clients; every local network can be attached to
+	Bridge     string      // name of the link: the bridge, or the parent of macvlan and ipvlan
+	Tunnel     *TunnelInfo `json:",omitempty"` // of an overlay network
 }
 
 // Options of the bridge driver.

@@ -172,6 +172,9 @@ func (s *Service) Sweep(ctx context.Context, known []string) error {
 	}
 	for _, n := range s.nets {
 		keepBridge[n.rec.Bridge] = true
+		if n.rec.overlay() {
+			keepBridge[tunnelName(n.rec.ID)] = true
+		}
 	}
 	s.mu.Unlock()
 	// What cannot be removed now is tried at the next start; it is no reason not to serve.

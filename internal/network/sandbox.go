@@ -60,6 +60,7 @@ type sandbox struct {
 	view  *view
 	dns   bool        // the resolver is open
 	gone  bool        // left: a verb that waited for op finds this
+	vips  []VIP       // what the namespace was told last; nil: nothing yet; guarded by op
 	eps   []*endpoint // in the order of their gateway priority; changed under op and mu both
 	ports []*binding  // changed under op
 }
@@ -130,6 +131,9 @@ func (s *Service) build(ctx context.Context, sb *sandbox) error {
 	}
 	s.showNames(sb)
 	if err := s.openResolver(ctx, sb); err != nil {
+		return err
+	}
+	if err := s.balance(ctx, sb); err != nil {
 		return err
 	}
 	if err := s.publishPorts(ctx, sb); err != nil {
@@ -248,6 +252,9 @@ func (s *Service) plug(ctx context.Context, sb *sandbox, e *endpoint) error {
 	if err := s.openResolver(ctx, sb); err != nil {
 		return err
 	}
+	if err := s.balance(ctx, sb); err != nil {
+		return err
+	}
 	// A container that had only internal networks has published nothing so far.
 	publish := s.retarget
 	if len(sb.ports) == 0 {
@@ -280,7 +287,7 @@ func (s *Service) unplug(ctx context.Context, sb *sandbox, e *endpoint) error {
 	s.mu.Lock()
 	s.unplan([]*endpoint{e})
 	s.mu.Unlock()
-	return errors.Join(append(errs, s.route(ctx, sb), s.retarget(ctx, sb), s.relink(ctx), s.updateFiles(sb, e, false))...)
+	return errors.Join(append(errs, s.route(ctx, sb), s.balance(ctx, sb), s.retarget(ctx, sb), s.relink(ctx), s.updateFiles(sb, e, false))...)
 }
 
 func (s *Service) detach(ctx context.Context, sb *sandbox, e *endpoint) error {
@@ -422,7 +429,9 @@ func usesResolver(sb *sandbox) bool {
 }
 
 // named tells whether containers find each other by name there.
-func (n *netw) named() bool { return n.rec.linked() && !n.rec.Predefined }
+func (n *netw) named() bool {
+	return n.rec.linked() && !n.rec.Predefined && (n.rec.Tunnel == nil || !n.rec.Tunnel.Ingress)
+}
 
 // sortEndpoints puts first what gives the default route.
 func sortEndpoints(eps []*endpoint) {
@@ -462,7 +471,7 @@ func gatewayOf(sb *sandbox, v6 bool) *endpoint {
 // natOf is the endpoint that leads out and that rules can lead in by: the host
 // has no part in what happens on a parent's wire.
 func natOf(sb *sandbox, v6 bool) *endpoint {
-	if e := gatewayOf(sb, v6); e != nil && e.net.rec.Driver == DriverBridge {
+	if e := gatewayOf(sb, v6); e != nil && e.net.rec.bridged() {
 		return e
 	}
 	return nil

@@ -70,6 +70,7 @@ type Service struct {
 	sandboxes map[string]*sandbox // by container ID
 
 	create sync.Mutex // serialises making and removing networks; taken before fw and mu
+	seeing sync.Mutex // serialises SetOverlay; taken before op, fw and mu
 
 	fw        sync.Mutex                  // serialises the Firewall; guards ports, swept, strangers, opened; taken before mu
 	ports     map[netip.AddrPort]portPair // wanted port rules by host side
@@ -93,6 +94,7 @@ type netw struct {
 	zone      *zone
 	endpoints map[string]*endpoint // by container ID
 	removing  bool
+	seen      *OverlayView // of an overlay network: what was told last; nil: nothing yet
 }
 
 // New makes a Service; nothing happens before Start.
@@ -146,6 +148,9 @@ func (s *Service) Start(ctx context.Context) error {
 		ensure := s.ensureBridge
 		if _, vlan := n.rec.vlan(); vlan {
 			ensure = s.ensureParent
+		} else if n.rec.overlay() {
+			s.restoreOverlay(ctx, n.rec)
+			continue
 		} else if n.rec.Driver != DriverBridge {
 			continue
 		}
@@ -257,12 +262,13 @@ func (s *Service) Close() error {
 func (s *Service) rulesLocked() Rules {
 	var r Rules
 	for _, n := range s.networks() {
-		if n.rec.Driver == DriverBridge {
+		if n.rec.bridged() {
 			r.Networks = append(r.Networks, networkRules(n.rec))
 		}
 	}
 	s.mu.Lock()
 	s.opened = s.openTo()
+	r.Swarm = s.swarmPorts()
 	s.mu.Unlock()
 	r.Links = s.opened
 	for host, p := range s.ports {
@@ -346,7 +352,7 @@ func (s *Service) publish(r *Record, a events.Action, more map[string]string) {
 		attrs[k] = v
 	}
 	s.d.Events.Publish(events.Message{
-		Type: events.NetworkEventType, Action: a, Scope: "local",
+		Type: events.NetworkEventType, Action: a, Scope: r.scope(),
 		Actor: events.Actor{ID: r.ID, Attributes: attrs},
 	})
 }

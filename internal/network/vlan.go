@@ -66,7 +66,7 @@ func orElse(v, def string) string {
 // linked tells whether containers have an interface in the network.
 func (r *Record) linked() bool {
 	_, vlan := r.vlan()
-	return vlan || r.Driver == DriverBridge
+	return vlan || r.bridged()
 }
 
 // routed tells whether the network leads out by its interface, without a gateway.

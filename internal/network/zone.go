@@ -18,6 +18,16 @@ type zone struct {
 type zoneData struct {
 	names   map[string][]netip.Addr // lower-case
 	reverse map[netip.Addr]string   // fully qualified, with the final dot
+	far     map[string][]netip.Addr // lower-case: names of the whole swarm; never changed
+}
+
+// find looks a name up, those of this node's containers first.
+func (d *zoneData) find(name string) ([]netip.Addr, bool) {
+	if addrs, ok := d.names[name]; ok {
+		return addrs, true
+	}
+	addrs, ok := d.far[name]
+	return addrs, ok
 }
 
 func newZone(network string) *zone {
@@ -29,7 +39,7 @@ func newZone(network string) *zone {
 // add lets every name lead to the addresses; the first also answers reverse queries.
 func (z *zone) add(names []string, addrs []netip.Addr) {
 	old := z.data.Load()
-	next := &zoneData{names: maps.Clone(old.names), reverse: maps.Clone(old.reverse)}
+	next := &zoneData{names: maps.Clone(old.names), reverse: maps.Clone(old.reverse), far: old.far}
 	if next.names == nil {
 		next.names, next.reverse = map[string][]netip.Addr{}, map[netip.Addr]string{}
 	}
@@ -54,7 +64,7 @@ func (z *zone) add(names []string, addrs []netip.Addr) {
 // remove takes the addresses away wherever they are; a name with none left is unknown.
 func (z *zone) remove(addrs []netip.Addr) {
 	old := z.data.Load()
-	next := &zoneData{names: make(map[string][]netip.Addr, len(old.names)), reverse: maps.Clone(old.reverse)}
+	next := &zoneData{names: make(map[string][]netip.Addr, len(old.names)), reverse: maps.Clone(old.reverse), far: old.far}
 	gone := func(a netip.Addr) bool { return slices.Contains(addrs, a) }
 	for n, have := range old.names {
 		if !slices.ContainsFunc(have, gone) {
@@ -129,13 +139,13 @@ func (v *view) Lookup(name string) ([]netip.Addr, bool) {
 		return addrs, true
 	}
 	for _, z := range *zones {
-		if addrs, ok := z.data.Load().names[name]; ok {
+		if addrs, ok := z.data.Load().find(name); ok {
 			return addrs, true
 		}
 	}
 	for _, z := range *zones {
 		if short, ok := strings.CutSuffix(name, "."+strings.ToLower(z.network)); ok {
-			if addrs, ok := z.data.Load().names[short]; ok {
+			if addrs, ok := z.data.Load().find(short); ok {
 				return addrs, true
 			}
 		}

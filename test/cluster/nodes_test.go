@@ -51,7 +51,7 @@ func eventuallyOn(t *testing.T, d *testkit.Daemon, service string, want ...strin
 	})
 }
 
-// The notes' example, as far as it needs no overlay network: node labels, the
+// The notes' example, as far as it needs no network across nodes: node labels, the
 // constraints of its services, and a fourth node labelled later.
 func TestTheNotesConstraints(t *testing.T) {
 	c := swarm(t, 4, 1)

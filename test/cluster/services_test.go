@@ -112,12 +112,12 @@ func TestHostPorts(t *testing.T) {
 		t.Errorf("service ps shows ports %q", out)
 	}
 	for text, args := range map[string][]string{
-		"port 80 published in ingress mode": {"--publish", "8086:80"},
-		"log driver \"syslog\"":             {"--log-driver", "syslog"},
+		"port 80 published in ingress mode by a service on network bridge": {"--network", "bridge", "--publish", "8086:80"},
+		"log driver \"syslog\"": {"--log-driver", "syslog"},
 	} {
 		d.DockerFails(text, append(append([]string{"service", "create", "--detach", "--name", "no"}, args...), "busybox", "true")...)
 	}
-	d.DockerFails("network driver overlay is not supported", "network", "create", "-d", "overlay", "store-net")
+	d.DockerFails("option encrypted of the driver overlay", "network", "create", "-d", "overlay", "--opt", "encrypted", "store-net")
 }
 
 func TestFailingTask(t *testing.T) {

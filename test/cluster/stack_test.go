@@ -8,8 +8,7 @@ import (
 	"holdfast.dev/holdfast/internal/testkit"
 )
 
-// A stack on the nodes' own networks: what stack deploy can do before there are
-// overlay networks.
+// A stack on the nodes' own networks.
 const stackFile = `version: "3.7"
 services:
   web:
@@ -83,9 +82,18 @@ func TestStackOnLocalNetworks(t *testing.T) {
 		out := d.Docker("ps", "-aq", "--filter", "label=com.docker.stack.namespace=store") + d.Docker("secret", "ls", "-q") + d.Docker("config", "ls", "-q")
 		return out == "", out
 	})
-	// A network of the stack's own would be an overlay network.
-	plain := write(t, d, "plain.yml", "version: \"3.7\"\nservices:\n  web:\n    image: busybox\n")
-	d.DockerFails("network driver overlay is not supported", "stack", "deploy", "--detach", "-c", plain, "plain")
+	// Without networks of its own it gets one across nodes.
+	plain := write(t, d, "plain.yml", "version: \"3.7\"\nservices:\n  web:\n    image: busybox\n    command: [\"sleep\", \"1d\"]\n    stop_grace_period: 1s\n")
+	d.Docker("stack", "deploy", "--detach", "-c", plain, "plain")
+	replicas(t, d, "plain_web", "1/1")
+	if out := d.Docker("network", "inspect", "-f", "{{.Driver}} {{.Scope}}", "plain_default"); out != "overlay swarm" {
+		t.Errorf("the stack's network: %s", out)
+	}
+	d.Docker("stack", "rm", "plain")
+	d.Eventually(settle, "no network of the stack", func() (bool, string) {
+		out := d.Docker("network", "ls", "-q", "--filter", "label=com.docker.stack.namespace=plain")
+		return out == "", out
+	})
 	d.Docker("service", "create", "--detach", "--name", "onhost", "--network", "host", "--stop-grace-period", "1s", "busybox", "sleep", "1d")
 	replicas(t, d, "onhost", "1/1")
 	if got := d.Docker("inspect", "-f", "{{.HostConfig.NetworkMode}}", tasks(d, "onhost")[0]); got != "host" {

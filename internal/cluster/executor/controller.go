@@ -12,6 +12,8 @@ import (
 	"github.com/moby/swarmkit/v2/api"
 	"github.com/moby/swarmkit/v2/api/naming"
 	"github.com/moby/swarmkit/v2/template"
+
+	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
 // controller drives the container of one task.
@@ -90,6 +92,9 @@ func (c *controller) prepare(ctx context.Context) error {
 	case err == nil:
 		return exec.ErrTaskPrepared
 	case !errdefs.IsNotFound(err):
+		return err
+	}
+	if err := c.e.d.Mesh.Hold(ctx, c.task); err != nil {
 		return err
 	}
 	node := describe(c.e.d.Facts())
@@ -186,12 +191,39 @@ func (c *controller) start(ctx context.Context) error {
 	if ended(in) {
 		return exec.ErrTaskStarted // Wait tells how it ended
 	}
+	if err := c.e.d.Mesh.Hold(ctx, c.task); err != nil {
+		return err
+	}
 	if !in.State.Running {
+		if err := c.show(in, false); err != nil {
+			return err
+		}
 		if err := c.e.d.Containers.Start(ctx, in.ID); err != nil && !errdefs.IsNotModified(err) {
 			return err
 		}
 	}
-	return c.waitHealthy(ctx, in.ID)
+	if err := c.waitHealthy(ctx, in.ID); err != nil {
+		c.e.d.Mesh.Hide(c.task.ID)
+		return err
+	}
+	return c.show(in, true)
+}
+
+// show tells other nodes of the container.
+func (c *controller) show(in dockercontainer.InspectResponse, healthy bool) error {
+	own := []string{c.name}
+	if in.Config.Hostname != "" {
+		own = append(own, in.Config.Hostname)
+	}
+	return c.e.d.Mesh.Show(c.task, own, healthy)
+}
+
+// leave takes the task's names and networks back. What it cannot take down now
+// goes when the node settles.
+func (c *controller) leave(ctx context.Context) {
+	if err := c.e.d.Mesh.Release(ctx, c.task.ID); err != nil {
+		c.e.d.Log.Warn("networks of a task not taken down", logkey.Name, c.name, logkey.Err, err)
+	}
 }
 
 // waitHealthy returns when the container is healthy, or has no health check.
@@ -224,6 +256,7 @@ func (c *controller) waitHealthy(ctx context.Context, id string) error {
 
 // unhealthy stops a container whose health check failed.
 func (c *controller) unhealthy(ctx context.Context, id string) error {
+	c.hide()
 	if err := c.stop(ctx, id); err != nil {
 		return err
 	}
@@ -288,6 +321,7 @@ func (c *controller) wait(ctx context.Context) error {
 				if c.e.isHeld() {
 					return context.Canceled // the daemon stops its containers: the next one looks at it
 				}
+				c.leave(ctx)
 				if in, err = c.inspect(ctx); err != nil {
 					return err
 				}
@@ -305,14 +339,28 @@ func (c *controller) Shutdown(ctx context.Context) error {
 	if err := c.held(); err != nil {
 		return err
 	}
+	c.hide()
 	in, err := c.inspect(ctx)
 	if errdefs.IsNotFound(err) {
+		c.leave(ctx)
 		return nil
 	}
 	if err != nil {
 		return settled(ctx, err)
 	}
-	return settled(ctx, c.stop(ctx, in.ID))
+	if err := c.stop(ctx, in.ID); err != nil {
+		return settled(ctx, err)
+	}
+	c.leave(ctx)
+	return nil
+}
+
+// hide takes the container out of names and services. It can still be reached by
+// those who are at it.
+func (c *controller) hide() {
+	if err := c.e.d.Mesh.Show(c.task, nil, false); err != nil {
+		c.e.d.Mesh.Hide(c.task.ID)
+	}
 }
 
 // stop stops the container with the task's grace period, which is its own.
@@ -329,6 +377,7 @@ func (c *controller) Terminate(ctx context.Context) error {
 	if err := c.held(); err != nil {
 		return err
 	}
+	c.hide()
 	in, err := c.inspect(ctx)
 	if err == nil {
 		err = c.e.d.Containers.Kill(ctx, in.ID, "")
@@ -353,6 +402,7 @@ func (c *controller) Remove(ctx context.Context) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return settled(ctx, err)
 	}
+	c.leave(ctx)
 	if err := errors.Join(c.e.dropSecrets(c.task.ID), c.e.dropMember(c.task.ID)); err != nil {
 		return err
 	}

@@ -50,6 +50,23 @@ type Events interface {
 	Subscribe(ctx context.Context, sinceNano int64, keep func(events.Message) bool) ([]events.Message, <-chan events.Message)
 }
 
+// Mesh keeps the networks of the swarm on this node.
+type Mesh interface {
+	// Hold brings a task's networks here and keeps them until Release. It may be repeated.
+	Hold(ctx context.Context, t *api.Task) error
+	// Show tells other nodes of a task's container, by names of its own; it is found
+	// by its service's names once it is healthy. Hide takes that back.
+	Show(t *api.Task, own []string, healthy bool) error
+	Hide(task string)
+	Release(ctx context.Context, task string) error
+	// Configure and SetKeys take what the swarm says of this node.
+	Configure(ctx context.Context, n *api.Node) error
+	SetKeys(keys []*api.EncryptionKey) error
+	// Settle drops networks that no task holds, Purge all.
+	Settle(ctx context.Context) error
+	Purge(ctx context.Context) error
+}
+
 // Facts are what the scheduler knows of this node.
 type Facts struct {
 	Hostname, Arch, OS string
@@ -67,6 +84,7 @@ type Deps struct {
 	Containers Containers
 	Images     Images
 	Events     Events
+	Mesh       Mesh
 	Facts      func() Facts
 	SecretsDir string // below the exec root; becomes a file system in memory
 	Members    MemberPaths
@@ -140,12 +158,16 @@ func describe(f Facts) *api.NodeDescription {
 	}
 }
 
-// Configure implements exec.Executor: what a node is asked to be changes
-// nothing here, the scheduler acts on it.
-func (e *Executor) Configure(context.Context, *api.Node) error { return nil }
+// Configure implements exec.Executor. Of what a node is asked to be only its
+// networks matter here; the scheduler acts on the rest.
+func (e *Executor) Configure(ctx context.Context, n *api.Node) error {
+	return e.d.Mesh.Configure(ctx, n)
+}
 
-// SetNetworkBootstrapKeys implements exec.Executor: there are no overlay networks.
-func (e *Executor) SetNetworkBootstrapKeys([]*api.EncryptionKey) error { return nil }
+// SetNetworkBootstrapKeys implements exec.Executor.
+func (e *Executor) SetNetworkBootstrapKeys(keys []*api.EncryptionKey) error {
+	return e.d.Mesh.SetKeys(keys)
+}
 
 // Secrets implements exec.SecretsProvider.
 func (e *Executor) Secrets() exec.SecretsManager { return e.deps().Secrets() }
@@ -201,7 +223,8 @@ func (e *Executor) Sweep(ctx context.Context) error {
 	e.mu.Lock()
 	known := maps.Clone(e.tasks)
 	e.mu.Unlock()
-	return e.remove(ctx, func(task string) bool { _, ok := known[task]; return !ok })
+	err := e.remove(ctx, func(task string) bool { _, ok := known[task]; return !ok })
+	return errors.Join(err, e.d.Mesh.Settle(ctx))
 }
 
 // Purge implements cluster.Executor.
@@ -212,7 +235,7 @@ func (e *Executor) Purge(ctx context.Context) error {
 	e.mu.Unlock()
 	e.deps().Secrets().Reset()
 	e.deps().Configs().Reset()
-	return errors.Join(err, e.dropSecretsDir())
+	return errors.Join(err, e.dropSecretsDir(), e.d.Mesh.Purge(ctx))
 }
 
 func (e *Executor) remove(ctx context.Context, match func(task string) bool) error {

@@ -192,12 +192,51 @@ func (s *shelf) Pull(_ context.Context, ref, auth string) error {
 	return s.fails
 }
 
+// wires is a mesh that remembers what it was told of tasks.
+type wires struct {
+	mu  sync.Mutex // guards log
+	log []string
+}
+
+func (w *wires) say(s string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.log); n == 0 || w.log[n-1] != s {
+		w.log = append(w.log, s)
+	}
+}
+
+func (w *wires) said() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.log, " ")
+}
+
+func (w *wires) Hold(context.Context, *api.Task) error { w.say("hold"); return nil }
+func (w *wires) Hide(string)                           { w.say("hide") }
+func (w *wires) Release(context.Context, string) error { w.say("release"); return nil }
+
+func (w *wires) Show(_ *api.Task, _ []string, healthy bool) error {
+	if healthy {
+		w.say("healthy")
+	} else {
+		w.say("there")
+	}
+	return nil
+}
+
+func (*wires) Configure(context.Context, *api.Node) error { return nil }
+func (*wires) SetKeys([]*api.EncryptionKey) error         { return nil }
+func (*wires) Settle(context.Context) error               { return nil }
+func (*wires) Purge(context.Context) error                { return nil }
+
 func executor(t *testing.T) (*Executor, *engine, *shelf) {
 	t.Helper()
+	net := &wires{}
 	en := &engine{bus: event.NewBus(clock.System{}), byName: map[string]*dockercontainer.InspectResponse{}}
 	im := &shelf{here: true}
 	return New(Deps{
-		Log: slog.New(slog.DiscardHandler), Containers: en, Images: im, Events: en.bus, SecretsDir: filepath.Join(t.TempDir(), "tasks"),
+		Log: slog.New(slog.DiscardHandler), Mesh: net, Containers: en, Images: im, Events: en.bus, SecretsDir: filepath.Join(t.TempDir(), "tasks"),
 		Facts: func() Facts {
 			return Facts{Hostname: "h", Arch: "x86_64", OS: "linux", CPUs: 2, Memory: 1 << 30, Labels: []string{"zone=a"}, Volume: []string{"local"}, Log: []string{"none", "local"}}
 		},

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/swarmkit/v2/api/naming"
 
 	"holdfast.dev/holdfast/internal/cluster/convert"
+	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/container"
 )
 
@@ -71,7 +72,25 @@ func containerFor(t *api.Task, spec *api.ContainerSpec, files []mount.Mount) (co
 		StopSignal: spec.StopSignal, StopTimeout: grace(spec), Healthcheck: convert.HealthFrom(spec.Healthcheck),
 		Labels: taskLabels(t, spec), ExposedPorts: exposed,
 	}
-	return container.CreateOptions{Name: naming.Task(t), Config: cfg, HostConfig: hc}, nil
+	out := container.CreateOptions{Name: naming.Task(t), Config: cfg, HostConfig: hc}
+	at, err := mesh.Attachments(t)
+	if err != nil || len(at) == 0 {
+		return out, err
+	}
+	// The main network is one with names, if there is one.
+	main := at[0]
+	out.Networking = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{}}
+	for _, a := range at {
+		if main.Ingress && !a.Ingress {
+			main = a
+		}
+		out.Networking.EndpointsConfig[a.Network] = &network.EndpointSettings{
+			NetworkID: a.ID, IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: a.Addr},
+		}
+	}
+	hc.NetworkMode = dockercontainer.NetworkMode(main.Network)
+	out.Networking.EndpointsConfig[main.Network].GwPriority = 1
+	return out, nil
 }
 
 // networkMode is the node's network that a task is on.

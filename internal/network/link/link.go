@@ -76,6 +76,11 @@ func (l *Link) EnsureBridge(_ context.Context, b network.Bridge) error {
 			return fmt.Errorf("set MTU %d: %w", b.MTU, err)
 		}
 	}
+	if b.MAC != nil && !bytes.Equal(br.Attrs().HardwareAddr, b.MAC) {
+		if err := l.h.LinkSetHardwareAddr(br, b.MAC); err != nil {
+			return fmt.Errorf("set hardware address %s: %w", b.MAC, err)
+		}
+	}
 	if err := l.bridgeSysctls(b); err != nil {
 		return err
 	}
@@ -124,6 +129,9 @@ func (l *Link) bridge(b network.Bridge) (netlink.Link, error) {
 }
 
 func bridgeMAC(b network.Bridge) net.HardwareAddr {
+	if b.MAC != nil {
+		return b.MAC
+	}
 	mac := net.HardwareAddr{0x02, 0x42, 0, 0, 0, 1}
 	for _, a := range b.Addrs {
 		if s := a.Addr().AsSlice(); len(s) >= 4 {

@@ -392,6 +392,17 @@ func setUpInside(ctx context.Context, i network.Interface, name string) error {
 			return fmt.Errorf("add address %s to %s: %w", p, name, err)
 		}
 	}
+	if len(i.Routes) > 0 {
+		if err := h.LinkSetUp(dev); err != nil {
+			return fmt.Errorf("set %s up: %w", name, err)
+		}
+	}
+	for _, p := range i.Routes {
+		r := &netlink.Route{LinkIndex: dev.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: addr(p).IPNet}
+		if err := h.RouteAdd(r); err != nil {
+			return fmt.Errorf("add route to %s by %s: %w", p, name, err)
+		}
+	}
 	for k, v := range i.Sysctls {
 		if err := setSysctl(strings.ReplaceAll(sysctlPath(k), "IFNAME", name), v); err != nil {
 			return fault.Wrap(errdefs.ErrInvalidArgument, err, "interface sysctls")

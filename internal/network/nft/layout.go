@@ -38,6 +38,8 @@ func lay(t *nftables.Table, r network.Rules) layout {
 	for _, m := range portMaps(t) {
 		l.sets = append(l.sets, filledSet{m.set, m.elements(r.Ports)})
 	}
+	swarm := swarmMap(t)
+	l.sets = append(l.sets, filledSet{swarm, swarmElements(r.Swarm)})
 	links := linkSets(t)
 	for _, s := range links {
 		l.sets = append(l.sets, filledSet{s.set, s.elements(r.Links)})
@@ -50,7 +52,7 @@ func lay(t *nftables.Table, r network.Rules) layout {
 	}
 	jump := []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: "ports"}}
 	l.chains = []filledChain{
-		{&nftables.Chain{Name: "ports", Table: t}, portRules(t)},
+		{&nftables.Chain{Name: "ports", Table: t}, append(portRules(t), toSwarm(swarm))},
 		base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, guardRules(bridges)...),
 		base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest, jump),
 		base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, jump),
@@ -91,10 +93,16 @@ func guardRules(bridges *nftables.Set) [][]expr.Any {
 
 // sourceRules hide addresses that nobody could answer to.
 func sourceRules(bridges *nftables.Set, nets []network.NetworkRules) [][]expr.Any {
-	out := [][]expr.Any{
-		// The host itself, through 127.0.0.1.
-		slices.Concat(nfproto(false), saddr(loopback4), ifnameIn(expr.MetaKeyOIFNAME, bridges), masquerade()),
+	var out [][]expr.Any
+	for _, n := range nets {
+		if n.Source.IsValid() {
+			// The answer comes back to this node, whoever asked.
+			out = append(out, slices.Concat(nfproto(false), ifnameIs(expr.MetaKeyOIFNAME, n.Bridge), translated(), snat(n.Source)))
+		}
 	}
+	out = append(out,
+		// The host itself, through 127.0.0.1.
+		slices.Concat(nfproto(false), saddr(loopback4), ifnameIn(expr.MetaKeyOIFNAME, bridges), masquerade()))
 	for _, n := range nets {
 		for _, sn := range n.Subnets {
 			from := append(nfproto(sn.Addr().Is6()), saddr(sn)...)

@@ -78,8 +78,17 @@ func (f *Firewall) Sync(_ context.Context, r network.Rules) error {
 	f.conn.AddTable(t)
 	l := lay(t, r)
 	for _, s := range l.sets {
-		if err := f.conn.AddSet(s.set, s.elems); err != nil {
+		elems := s.elems
+		if s.set.Interval { // may be many
+			elems = nil
+		}
+		if err := f.conn.AddSet(s.set, elems); err != nil {
 			return fmt.Errorf("set %s: %w", s.set.Name, err)
+		}
+		if s.set.Interval {
+			if err := inChunks(s.set, s.elems, f.conn.SetAddElements); err != nil {
+				return err
+			}
 		}
 	}
 	for _, c := range l.chains {
