@@ -243,7 +243,8 @@ func TestNetworksThatAreNotServedAreNamed(t *testing.T) {
 		}
 	}
 	for _, r := range []network.CreateRequest{
-		{}, {Options: map[string]string{"encrypted": "false", "com.docker.network.driver.mtu": "1400", "mine": "x"}},
+		{},
+		{Options: map[string]string{"encrypted": "false", "com.docker.network.driver.mtu": "1400", "mine": "x"}},
 		{IPAM: &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: netip.MustParsePrefix("10.5.0.0/16")}, {Subnet: netip.MustParsePrefix("10.6.0.0/16")}}}},
 	} {
 		if err := refuseNetwork(r); err != nil {

@@ -51,6 +51,7 @@ func (b dashboard) Storage(ctx context.Context) (dash.Storage, error) {
 			s.Containers = append(s.Containers, t)
 		case usage.Volume:
 			s.Volumes = append(s.Volumes, t)
+		case usage.Snapshot, usage.Trash: // not drawn
 		}
 	}
 	for _, things := range [][]dash.Thing{s.Containers, s.Volumes} {

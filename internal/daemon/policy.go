@@ -247,7 +247,7 @@ func (b storageBackend) Policy(ctx context.Context) (api.StoragePolicy, error) {
 		Disk: api.StorageDisk(disk), Rules: map[string]api.StorageRule{}, Verdicts: []api.StorageVerdict{},
 	}
 	for _, kind := range policyKinds() {
-		if r := (unused{b.d}).Rule(p, kind); r != nil {
+		if r := unused(b).Rule(p, kind); r != nil {
 			out.Rules[kind] = api.StorageRule{KeepLast: r.KeepLast, KeepUntilNanos: int64(r.KeepUntil), KeepIfLabel: r.KeepIfLabel}
 		}
 	}

@@ -21,9 +21,7 @@ import (
 
 // This file joins the swarm with the domains that run its tasks.
 
-var (
-	_ swarmrouter.Backend = swarmBackend{}
-)
+var _ swarmrouter.Backend = swarmBackend{}
 
 func (d *Daemon) startSwarm(ctx context.Context) error {
 	run := filepath.Join(d.cfg.ExecRoot, "swarm")

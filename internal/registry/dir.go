@@ -809,7 +809,7 @@ func (d *Dir) Run(ctx context.Context, every time.Duration) error {
 			d.o.Log.Warn("garbage of the registry not collected", logkey.Err, err)
 		}
 		if got != (Collected{}) {
-			d.o.Log.Info("garbage of the registry collected", "manifests", got.Manifests, "blobs", got.Blobs, "uploads", got.Uploads, "bytes", got.Bytes)
+			d.o.Log.Info("garbage of the registry collected", logkey.Text, fmt.Sprintf("%d manifests, %d blobs, %d uploads, %d bytes", got.Manifests, got.Blobs, got.Uploads, got.Bytes))
 		}
 	}
 }

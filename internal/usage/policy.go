@@ -35,8 +35,12 @@ type Policy struct {
 // rules are all rules by their keys.
 func (p *Policy) rules() []keyed {
 	return []keyed{
-		{"images", p.Images}, {"containers", p.Containers}, {"build-cache", p.BuildCache},
-		{"snapshots", p.Snapshots}, {"trash", p.Trash}, {"logs", p.Logs},
+		{"images", p.Images},
+		{"containers", p.Containers},
+		{"build-cache", p.BuildCache},
+		{"snapshots", p.Snapshots},
+		{"trash", p.Trash},
+		{"logs", p.Logs},
 	}
 }
 

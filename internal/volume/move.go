@@ -8,7 +8,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -215,7 +214,7 @@ func (m *move) pipe(ctx context.Context, snapshot, since string) error {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		err := m.send.Send(ctx, m.old, snapshot, since, counted{w, &moved{tell: m.o.Progress}})
+		err := m.send.Send(ctx, m.old, snapshot, since, counted{w, m.o.Progress})
 		_ = w.CloseWithError(err) // always nil
 		sent <- err
 	}()
@@ -231,22 +230,17 @@ func (m *move) pipe(ctx context.Context, snapshot, since string) error {
 	return err // what the sender has to say came through the pipe
 }
 
-type moved struct {
-	n    atomic.Int64
-	tell func(int64)
-}
-
 // counted tells how much went through it.
 type counted struct {
 	io.Writer
-	m *moved
+	tell func(int64) // may be nil
 }
 
 // Write implements io.Writer.
 func (c counted) Write(b []byte) (int, error) {
 	n, err := c.Writer.Write(b)
-	if c.m.tell != nil {
-		c.m.tell(int64(n))
+	if c.tell != nil {
+		c.tell(int64(n))
 	}
 	return n, err
 }

@@ -261,6 +261,33 @@ func control(t *testing.T, e *Executor, tk *api.Task) exec.Controller {
 
 const name = "db.2.t1"
 
+// A task gets connections only while it runs and is healthy; before it is stopped it
+// gets no new ones.
+func TestTheMeshHearsOfATask(t *testing.T) {
+	e, _, _ := executor(t)
+	mesh, ok := e.d.Mesh.(*wires)
+	if !ok {
+		t.Fatalf("the mesh is a %T", e.d.Mesh)
+	}
+	ctx := t.Context()
+	for _, step := range []struct {
+		name, want string
+		do         func(context.Context) error
+	}{
+		{"prepare", "hold", control(t, e, task()).Prepare},
+		{"start", "hold there healthy", control(t, e, task()).Start},
+		{"shutdown", "hold there healthy there release", control(t, e, task()).Shutdown},
+		{"remove", "hold there healthy there release", control(t, e, task()).Remove},
+	} {
+		if err := step.do(ctx); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if got := mesh.said(); got != step.want {
+			t.Errorf("after %s the mesh heard %q, want %q", step.name, got, step.want)
+		}
+	}
+}
+
 // Each step may have been done before by a daemon that died since.
 func TestStepsMayBeRepeated(t *testing.T) {
 	e, en, _ := executor(t)

@@ -151,7 +151,7 @@ func (i *Image) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser,
 		return nil, err
 	}
 	t := &transfer{ctx: ctx, i: i, d: d, at: int(i.next.Add(1)-1) % len(i.from), tries: 2 * len(i.from)}
-	if err := t.open(nil); err != nil {
+	if err := t.open(nil); err != nil { //nolint:contextcheck // it has it
 		return nil, err
 	}
 	return t, nil

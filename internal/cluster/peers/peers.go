@@ -114,7 +114,7 @@ func (p *Peers) serve(ctx context.Context, l net.Listener) error {
 	}
 	s := &http.Server{
 		Handler:           mux,
-		TLSConfig:         p.d.Identity.server(p.allow),
+		TLSConfig:         p.d.Identity.server(p.allow), //nolint:contextcheck // a handshake has none
 		ReadHeaderTimeout: answerLimit,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -293,5 +293,5 @@ func (p *Peers) do(ctx context.Context, m Member, method, path string, header ht
 	for k, v := range header {
 		r.Header[k] = v
 	}
-	return p.client(m.ID).Do(r)
+	return p.client(m.ID).Do(r) //nolint:contextcheck // a handshake has none
 }

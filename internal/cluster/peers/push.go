@@ -115,7 +115,8 @@ func (p *Peers) take(w http.ResponseWriter, r *http.Request) {
 	}
 	say(news{})
 	done := make(chan error, 1)
-	go func() { done <- p.d.Take(r.Context(), r.URL.Query().Get("name"), d) }()
+	ctx := r.Context()
+	go func() { done <- p.d.Take(ctx, r.URL.Query().Get("name"), d) }()
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	for {

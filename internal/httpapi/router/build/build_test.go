@@ -27,7 +27,7 @@ type fake struct {
 	request  domain.Request
 	prune    domain.PruneOptions
 	canceled string
-	uploaded [2]string // which build's context, and what it was
+	uploaded [2]string   // which build's context, and what it was
 	served   chan string // what the client sent first
 }
 

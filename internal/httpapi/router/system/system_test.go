@@ -196,8 +196,7 @@ func TestAbsentParts(t *testing.T) {
 		method, path string
 		status       int
 		text         string
-	}{
-	} {
+	}{} {
 		resp, body := call(t, s, c.method, c.path, "")
 		if resp.StatusCode != c.status || !strings.Contains(body, c.text) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, resp.StatusCode, body)
