@@ -258,6 +258,7 @@ type SandboxRequest struct {
 	Sysctls    map[string]string // net.* ones, set inside the namespace
 	Dir        string            // where to write hosts, resolv.conf (exists)
 	Links      []string          // IDs of the containers linked to on the default network
+	Task       bool              // of the swarm, which gave it its addresses
 	// After, if not nil, is closed when the events of Join may be told.
 	After <-chan struct{}
 }

@@ -38,6 +38,8 @@ type SandboxRequest struct {
 	// Links are IDs of containers whose ports stay open to this one on the default
 	// network where it keeps containers apart. Guarded by Service.mu once joined.
 	Links []string
+	// Task says that the swarm gave the addresses. Overlay networks have no others.
+	Task bool
 	// After, if not nil, is closed when the events of Join may be told.
 	After <-chan struct{}
 }

@@ -103,6 +103,11 @@ func TestOverlay(t *testing.T) {
 			})
 		}
 	}
+	// A container outside services would take an address that the swarm gives to others.
+	m.DockerFails("network shop is one of the swarm: only services can join it", "run", "--rm", "--network", "shop", "nettool", "true")
+	m.Docker("create", "--name", "alone", "nettool", "true")
+	m.DockerFails("network shop is one of the swarm", "network", "connect", "shop", "alone")
+	m.Docker("rm", "alone")
 	m.DockerFails("is in use by service", "network", "rm", "shop")
 	m.Docker("service", "rm", "web", "rr", "client")
 	for i := 1; i <= 3; i++ {
