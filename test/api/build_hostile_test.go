@@ -31,8 +31,8 @@ func TestBuildShowsWhatIsWrong(t *testing.T) {
 		what, dockerfile string
 		args, want       []string
 	}{
-		{"syntax", "FROM busybox\n\nNOSUCH x\nRUN true\n", nil, []string{"unknown instruction: NOSUCH", "Dockerfile:3", "3 | >>> NOSUCH x", "4 |     RUN true"}},
-		{"flag", "FROM busybox\nCOPY --nosuch=1 a b\n", nil, []string{"unknown flag: --nosuch", "2 | >>> COPY --nosuch=1 a b"}},
+		{"syntax", "FROM busybox\n\nNOSUCH x\nRUN true\n", nil, []string{"unknown instruction: NOSUCH", "Dockerfile:3", "3 | >>> NOSUCH x", "4 |     RUN true", "\nNOSUCH x\n^"}},
+		{"flag", "FROM busybox\nCOPY --nosuch=1 a b\n", nil, []string{"unknown flag: --nosuch", "2 | >>> COPY --nosuch=1 a b", "\nCOPY --nosuch=1 a b\n     ^"}},
 		{"mount", "FROM busybox\nRUN --mount=type=nosuch true\n", nil, []string{`unsupported mount type "nosuch"`}},
 		{"missing file", "FROM busybox\nCOPY nosuch /\n", nil, []string{`"/nosuch": not found`, "2 | >>> COPY nosuch /"}},
 		{"missing stage", "FROM busybox AS here\n", []string{"--target", "nosuch"}, []string{`target stage "nosuch" could not be found`}},
@@ -41,7 +41,7 @@ func TestBuildShowsWhatIsWrong(t *testing.T) {
 		{"COPY from no image", "FROM busybox\nCOPY --from=127.0.0.1:1/nosuch /x /x\n", nil, []string{"127.0.0.1:1/nosuch: failed to resolve source metadata", "2 | >>> COPY --from=127.0.0.1:1/nosuch"}},
 		{"COPY of what a stage has not", "FROM busybox AS a\nFROM busybox\nCOPY --from=a /nosuch /x\n", nil, []string{"lstat /nosuch: no such file or directory", "3 | >>> COPY --from=a"}},
 		{"base image", "FROM 127.0.0.1:1/nosuch\n", nil, []string{"127.0.0.1:1/nosuch: failed to resolve source metadata", "1 | >>> FROM 127.0.0.1:1/nosuch"}},
-		{"no FROM", "RUN true\n", nil, []string{"no build stage in current context", "1 | >>> RUN true"}},
+		{"no FROM", "RUN true\n", nil, []string{"no build stage in current context", "1 | >>> RUN true", "\nRUN true\n^"}},
 		{"empty", "\n", nil, []string{"file with no instructions"}},
 	} {
 		dir := buildDir(t, map[string]string{"Dockerfile": c.dockerfile})

@@ -10,10 +10,12 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/client"
+	bkerrdefs "github.com/moby/buildkit/solver/errdefs"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
+	domain "holdfast.dev/holdfast/internal/build"
 )
 
 // builtinSyntax is the repository of the frontend that is built in.
@@ -33,14 +35,36 @@ func (d dockerfile) build(ctx context.Context, c client.Client) (*client.Result,
 	s := &syntaxClient{Client: c}
 	res, err := builder.Build(ctx, s)
 	if err == nil || !s.wanted() || ctx.Err() != nil {
-		return res, err
+		return res, pointed(err)
 	}
 	text := fmt.Sprintf("the Dockerfile frontend %s is not to be had (%s); the built-in one is used", s.source, firstLine(s.err))
 	d.log.Warn("built-in Dockerfile frontend used", logkey.Name, s.source, logkey.Err, s.err)
 	if werr := c.Warn(ctx, digest.FromString(text), text, client.WarnOpts{Level: 1}); werr != nil {
 		return nil, werr
 	}
-	return builder.Build(ctx, &builtinClient{c})
+	res, err = builder.Build(ctx, &builtinClient{c})
+	return res, pointed(err)
+}
+
+// pointed adds to an error the line of the Dockerfile that it is about, with a
+// caret under the word. Which lines they are stays in the error, for clients that
+// show more of them.
+func pointed(err error) error {
+	for _, s := range bkerrdefs.Sources(err) {
+		if s.GetInfo() == nil || len(s.GetRanges()) == 0 {
+			continue
+		}
+		r := s.GetRanges()[0]
+		all := strings.Split(string(s.GetInfo().GetData()), "\n")
+		first, last := int(r.GetStart().GetLine()), int(max(r.GetStart().GetLine(), r.GetEnd().GetLine()))
+		if first < 1 || first > len(all) {
+			continue
+		}
+		if c := domain.Caret(all[first-1:min(last, len(all))], err.Error()); c != "" {
+			return fmt.Errorf("%w\n%s", err, c)
+		}
+	}
+	return err
 }
 
 func firstLine(err error) string {
