@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/base/webtoken"
 )
 
 func newDashboard(dockerCli command.Cli) *cobra.Command {
@@ -62,7 +62,7 @@ func runDashboard(ctx context.Context, dockerCli command.Cli, listen string) err
 	}
 	// Browsers keep cookies by host, and several dashboards may run on one.
 	cookie := "holdfast-dashboard-" + strconv.Itoa(addr.Port)
-	srv := &http.Server{Handler: withToken(token, cookie, proxy), ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: webtoken.Require(token, cookie, "`holdfast dashboard` printed it", proxy), ReadHeaderTimeout: 10 * time.Second}
 	host := addr.String()
 	if addr.IP.IsUnspecified() {
 		host = net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
@@ -77,24 +77,4 @@ func runDashboard(ctx context.Context, dockerCli command.Cli, listen string) err
 		return err
 	}
 	return <-closed
-}
-
-// withToken answers only browsers that were given the token. Its cookie is not
-// sent along by other sites, so their forms cannot remove anything.
-func withToken(token, cookie string, next http.Handler) http.Handler {
-	is := func(given string) bool { return subtle.ConstantTimeCompare([]byte(given), []byte(token)) == 1 }
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if q := r.URL.Query(); q.Has("token") && r.Method == http.MethodGet && is(q.Get("token")) {
-			http.SetCookie(w, &http.Cookie{Name: cookie, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
-			// The token leaves the address, and with it the browser's history.
-			http.Redirect(w, r, "./", http.StatusSeeOther)
-			return
-		}
-		c, err := r.Cookie(cookie)
-		if err != nil || !is(c.Value) {
-			http.Error(w, "this address needs the token that `holdfast dashboard` printed", http.StatusUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

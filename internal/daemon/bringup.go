@@ -73,15 +73,14 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 			return err
 		}
 	}
-	pages, err := dash.New(dashboard{storageBackend{d}}, d.clock, d.log)
-	if err != nil {
+	if d.pages, err = dash.New(dashboard{storageBackend{d}}, d.clock, d.log); err != nil {
 		return err
 	}
 	d.server = httpapi.New(httpapi.Options{
 		Log:     d.log,
 		Clock:   d.clock,
 		Version: d.version.Version,
-		Routers: append(d.routers(), dashboardRoutes{pages}),
+		Routers: append(d.routers(), dashboardRoutes{d.pages}),
 	})
 	return nil
 }

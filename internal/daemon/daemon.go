@@ -33,6 +33,7 @@ import (
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
 	"holdfast.dev/holdfast/internal/daemon/config"
 	"holdfast.dev/holdfast/internal/daemon/host"
+	"holdfast.dev/holdfast/internal/dash"
 	"holdfast.dev/holdfast/internal/event"
 	"holdfast.dev/holdfast/internal/httpapi"
 	"holdfast.dev/holdfast/internal/image"
@@ -87,6 +88,7 @@ type Daemon struct {
 	builder    *buildkit.Builder
 	swarm      *cluster.Service
 	server     *httpapi.Server
+	pages      *dash.Dash
 
 	mu      sync.Mutex // guards current
 	current config.Config
@@ -205,11 +207,16 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	board, err := d.listenDashboard(ctx)
+	if err != nil {
+		return err
+	}
 	if err := d.writePidfile(); err != nil {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.server.Serve(gctx, listeners...) })
+	g.Go(func() error { return d.serveDashboard(gctx, board) })
 	g.Go(func() error { return d.handleSignals(gctx) })
 	g.Go(func() error {
 		select {

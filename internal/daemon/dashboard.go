@@ -39,7 +39,7 @@ func (b dashboard) Storage(ctx context.Context) (dash.Storage, error) {
 	for _, i := range images {
 		s.Images = append(s.Images, dash.Image{ID: i.ID, Names: i.RepoTags, Used: used[i.ID], Parts: parts[i.ID]})
 	}
-	names := d.containers.Names()
+	names, trash := d.containers.Names(), d.trashNames()
 	for _, i := range d.ledger.Items() {
 		t := dash.Thing{ID: i.Key.ID, Name: i.Key.ID, Bytes: i.Disk, InUse: i.Open, Aged: !i.Exact}
 		if i.At.IsZero() {
@@ -51,10 +51,14 @@ func (b dashboard) Storage(ctx context.Context) (dash.Storage, error) {
 			s.Containers = append(s.Containers, t)
 		case usage.Volume:
 			s.Volumes = append(s.Volumes, t)
-		case usage.Snapshot, usage.Trash: // not drawn
+		case usage.Snapshot:
+			s.Snapshots = append(s.Snapshots, t)
+		case usage.Trash:
+			t.Name = trash[i.Key.ID]
+			s.Trash = append(s.Trash, t)
 		}
 	}
-	for _, things := range [][]dash.Thing{s.Containers, s.Volumes} {
+	for _, things := range [][]dash.Thing{s.Containers, s.Volumes, s.Snapshots, s.Trash} {
 		slices.SortFunc(things, func(a, b dash.Thing) int {
 			return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.Name, b.Name))
 		})
@@ -65,6 +69,18 @@ func (b dashboard) Storage(ctx context.Context) (dash.Storage, error) {
 	}
 	s.Cache = cache.TotalSize
 	return s, nil
+}
+
+// History implements dash.Backend.
+func (b dashboard) History(ctx context.Context) ([]dash.Point, error) {
+	samples, err := b.d.recorder.History(ctx)
+	out := make([]dash.Point, 0, len(samples))
+	for _, s := range samples {
+		if s.Totals != nil { // an earlier version had none
+			out = append(out, dash.Point{At: s.At, Bytes: s.Totals})
+		}
+	}
+	return out, err
 }
 
 // Changes implements dash.Backend.

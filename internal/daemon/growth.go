@@ -15,6 +15,7 @@ import (
 	"holdfast.dev/holdfast/api"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/container"
+	"holdfast.dev/holdfast/internal/dash"
 	"holdfast.dev/holdfast/internal/image"
 	"holdfast.dev/holdfast/internal/store"
 	"holdfast.dev/holdfast/internal/usage"
@@ -27,9 +28,10 @@ func (d *Daemon) runRecorder(ctx context.Context) error {
 	return nil
 }
 
-// sizes is what everything takes now, as far as it is known without measuring.
-func (d *Daemon) sizes(ctx context.Context) (map[string]int64, error) {
-	out := map[string]int64{}
+// sizes is what everything takes now, as far as it is known without measuring: by
+// name, and in sums by kind.
+func (d *Daemon) sizes(ctx context.Context) (out, totals map[string]int64, err error) {
+	out, totals = map[string]int64{}, map[string]int64{}
 	names := d.containers.Names()
 	for _, i := range d.ledger.Items() {
 		if i.At.IsZero() {
@@ -38,19 +40,28 @@ func (d *Daemon) sizes(ctx context.Context) (map[string]int64, error) {
 		switch i.Key.Kind {
 		case usage.Layer:
 			out[api.UsageContainer+" "+names[i.Key.ID]] = i.Disk
+			totals[dash.Containers] += i.Disk
 		case usage.Volume:
 			out[api.UsageVolume+" "+i.Key.ID] = i.Disk
+			totals[dash.Volumes] += i.Disk
 		case usage.Snapshot: // of a volume, together
 			volume, _, _ := strings.Cut(i.Key.ID, "@")
 			out[api.UsageSnapshot+" "+volume] += i.Disk
+			totals[dash.Snapshots] += i.Disk
 		case usage.Trash:
 			out[api.UsageTrash] += i.Disk
+			totals[dash.Trash] += i.Disk
 		}
 	}
 	list, parts, err := d.images.Weigh(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	made := make([]usage.Made, len(list))
+	for n, i := range list {
+		made[n] = usage.Made{ID: i.ID, Parts: parts[i.ID]}
+	}
+	totals[dash.Layers] = usage.Share(made).Total
 	repositories := map[string]map[string]int64{} // of each, parts
 	for _, i := range list {
 		of := map[string]bool{}
@@ -78,9 +89,9 @@ func (d *Daemon) sizes(ctx context.Context) (map[string]int64, error) {
 	}
 	cache, err := d.buildUsage(ctx)
 	if err == nil && cache.TotalSize > 0 {
-		out[api.PruneCache] = cache.TotalSize
+		out[api.PruneCache], totals[dash.Cache] = cache.TotalSize, cache.TotalSize
 	}
-	return out, err
+	return out, totals, err
 }
 
 // Top implements the storage router's Backend.

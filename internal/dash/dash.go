@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"holdfast.dev/holdfast/api"
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -24,6 +26,12 @@ type Backend interface {
 	Storage(ctx context.Context) (Storage, error)
 	// Prune plans and, unless it is a dry run, removes.
 	Prune(ctx context.Context, r api.PruneRequest) (api.PruneReport, error)
+	// History tells what each kind took, oldest first, now included; Top who grew over
+	// the span, most first.
+	History(ctx context.Context) ([]Point, error)
+	Top(ctx context.Context, span time.Duration) ([]api.StorageGrowth, error)
+	// Union finds a container by name or ID. errdefs.ErrNotFound.
+	Union(ctx context.Context, container string) (Union, error)
 	// Changes receives after something changed. It ends with the context.
 	Changes(ctx context.Context) <-chan struct{}
 }
@@ -43,7 +51,10 @@ type Dash struct {
 
 // New returns the dashboard of b.
 func New(b Backend, c clock.Clock, log *slog.Logger) (*Dash, error) {
-	pages, err := template.New("").Funcs(template.FuncMap{"size": size, "add": func(a, b float64) float64 { return a + b }, "left": func(of float64) float64 { return of - 8 }}).ParseFS(files, "pages/*.html")
+	pages, err := template.New("").Funcs(template.FuncMap{
+		"size": size, "grew": grew, "left": func(of float64) float64 { return of - 8 },
+		"time": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") },
+	}).ParseFS(files, "pages/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("read the dashboard's pages: %w", err)
 	}
@@ -54,6 +65,7 @@ func New(b Backend, c clock.Clock, log *slog.Logger) (*Dash, error) {
 	d := &Dash{b: b, clock: c, log: log, pages: pages, mux: http.NewServeMux()}
 	d.mux.HandleFunc("GET /{$}", d.storage)
 	d.mux.HandleFunc("POST /prune", d.prune)
+	d.mux.HandleFunc("GET /container/{id}", d.union)
 	d.mux.HandleFunc("GET /changes", d.changes)
 	d.mux.Handle("GET /static/", http.StripPrefix("/static/", http.FileServerFS(static)))
 	return d, nil
@@ -78,6 +90,8 @@ func everything() []api.PruneStep {
 		{Kind: api.PruneImages, Filters: map[string][]string{"dangling": {"false"}}},
 		{Kind: api.PruneCache},
 		{Kind: api.PruneVolumes},
+		{Kind: api.PruneSnapshots},
+		{Kind: api.PruneTrash},
 	}
 }
 
@@ -88,6 +102,8 @@ type storagePage struct {
 	Blocks        []block
 	Used          int64 // by the engine
 	Other         int64 // by others on the same file system
+	Growth        *chart
+	Top           []api.StorageGrowth
 	Plan          []choice
 	Done          *api.PruneReport
 	Skipped       []api.PruneItem // chosen, and used meanwhile
@@ -108,7 +124,50 @@ func safe(i api.PruneItem) bool {
 
 func (d *Dash) storage(w http.ResponseWriter, r *http.Request) {
 	page, err := d.look(r.Context())
-	d.answer(w, r, page, err)
+	d.answer(w, r, "storage.html", page, err)
+}
+
+// unionPage is what the page of a container's file system shows.
+type unionPage struct {
+	Union
+	Path   string // searched for
+	At     string // the same without links on the way
+	Any    bool   // a layer has it
+	Layers []unionRow
+}
+
+type unionRow struct {
+	UnionLayer
+	Number int
+	Share  int // of the largest layer, in hundredths
+	Found  found
+}
+
+// union draws a container's layers and says which one a path comes from.
+func (d *Dash) union(w http.ResponseWriter, r *http.Request) {
+	u, err := d.b.Union(r.Context(), r.PathValue("id"))
+	if errdefs.IsNotFound(err) {
+		http.Error(w, "There is no such container.", http.StatusNotFound)
+		return
+	}
+	page := &unionPage{Union: u, Path: r.URL.Query().Get("path")}
+	var here []found
+	if err == nil && page.Path != "" {
+		here, page.At, err = search(u.Layers, page.Path)
+	}
+	largest := int64(1)
+	for _, l := range u.Layers {
+		largest = max(largest, l.Bytes)
+	}
+	for i, l := range u.Layers {
+		row := unionRow{UnionLayer: l, Number: i + 1, Share: int(max(l.Bytes, 0) * 100 / largest)}
+		if here != nil {
+			row.Found = here[i]
+			page.Any = page.Any || row.Found.What != Nothing
+		}
+		page.Layers = append(page.Layers, row)
+	}
+	d.answer(w, r, "container.html", page, err)
 }
 
 func (d *Dash) look(ctx context.Context) (*storagePage, error) {
@@ -128,8 +187,22 @@ func (d *Dash) look(ctx context.Context) (*storagePage, error) {
 	for _, i := range plan.Items {
 		p.Plan = append(p.Plan, choice{PruneItem: i, Ref: i.Ref(), Chosen: safe(i)})
 	}
+	past, err := d.b.History(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.Growth = drawGrowth(past)
+	if p.Top, err = d.b.Top(ctx, day); err != nil {
+		return nil, err
+	}
+	p.Top = p.Top[:min(topGrown, len(p.Top))]
 	return p, nil
 }
+
+const (
+	day      = 24 * time.Hour
+	topGrown = 10 // as many are shown
+)
 
 // maxForm bounds what a browser may send.
 const maxForm = 1 << 20
@@ -149,14 +222,14 @@ func (d *Dash) prune(w http.ResponseWriter, r *http.Request) {
 		done, err = d.b.Prune(r.Context(), api.PruneRequest{Steps: everything(), Only: chosen})
 	}
 	if err != nil {
-		d.answer(w, r, nil, err)
+		d.answer(w, r, "storage.html", nil, err)
 		return
 	}
 	page, err := d.look(r.Context())
 	if err == nil {
 		page.Done, page.Skipped = &done, skipped(chosen, &done)
 	}
-	d.answer(w, r, page, err)
+	d.answer(w, r, "storage.html", page, err)
 }
 
 // skipped takes out of done what was not removed, and adds what was chosen and is
@@ -178,10 +251,10 @@ func skipped(chosen []string, done *api.PruneReport) []api.PruneItem {
 	return out
 }
 
-func (d *Dash) answer(w http.ResponseWriter, r *http.Request, page *storagePage, err error) {
+func (d *Dash) answer(w http.ResponseWriter, r *http.Request, name string, page any, err error) {
 	var out bytes.Buffer
 	if err == nil {
-		err = d.pages.ExecuteTemplate(&out, "storage.html", page)
+		err = d.pages.ExecuteTemplate(&out, name, page)
 	}
 	if err != nil {
 		if r.Context().Err() == nil {

@@ -17,7 +17,9 @@ type Storage struct {
 	Images     []Image
 	Containers []Thing // their writable layers
 	Volumes    []Thing
-	Cache      int64 // of builds, without what images have as well
+	Snapshots  []Thing // of volumes
+	Trash      []Thing // removed volumes
+	Cache      int64   // of builds, without what images have as well
 }
 
 // Image is an image and what it is made of: bytes by name of layer or blob, which
@@ -38,13 +40,27 @@ type Thing struct {
 	Aged  bool // somebody may have written since it was measured
 }
 
-// Groups of the map, which are also classes of the style sheet.
+// Kinds of what is on the disk, which are also classes of the style sheet.
 const (
-	groupLayers     = "layers"
-	groupContainers = "containers"
-	groupVolumes    = "volumes"
-	groupCache      = "cache"
+	Layers     = "layers"
+	Containers = "containers"
+	Volumes    = "volumes"
+	Snapshots  = "snapshots"
+	Trash      = "trash"
+	Cache      = "cache"
 )
+
+// kinds are all kinds with their names for people, as they are stacked.
+func kinds() []struct{ Class, Title string } {
+	return []struct{ Class, Title string }{
+		{Layers, "Images"},
+		{Containers, "Containers"},
+		{Volumes, "Volumes"},
+		{Snapshots, "Snapshots"},
+		{Trash, "Trash"},
+		{Cache, "Build cache"},
+	}
+}
 
 // block is one group on the map.
 type block struct {
@@ -74,11 +90,17 @@ const (
 // draw makes the map of what is on the disk: a layer is drawn once, however many
 // images have it.
 func draw(s Storage) []block {
-	blocks := []block{
-		{Class: groupLayers, Title: "Images", Tiles: layerTiles(s.Images)},
-		{Class: groupContainers, Title: "Containers", Tiles: thingTiles(s.Containers, "writable layer of ")},
-		{Class: groupVolumes, Title: "Volumes", Tiles: thingTiles(s.Volumes, "volume ")},
-		{Class: groupCache, Title: "Build cache", Tiles: []tile{{Title: "build cache", Label: "cache", Bytes: s.Cache}}},
+	tiles := map[string][]tile{
+		Layers:     layerTiles(s.Images),
+		Containers: thingTiles(s.Containers, "writable layer of "),
+		Volumes:    thingTiles(s.Volumes, "volume "),
+		Snapshots:  thingTiles(s.Snapshots, "snapshot "),
+		Trash:      thingTiles(s.Trash, "removed volume "),
+		Cache:      {{Title: "build cache", Label: "cache", Bytes: s.Cache}},
+	}
+	var blocks []block
+	for _, k := range kinds() {
+		blocks = append(blocks, block{Class: k.Class, Title: k.Title, Tiles: tiles[k.Class]})
 	}
 	sizes := make([]float64, len(blocks))
 	for i := range blocks {

@@ -17,6 +17,8 @@ type Sample struct {
 	ID    string
 	At    time.Time
 	Sizes map[string]int64
+	// Totals are sums by kind ("volumes"), in which what things share counts once.
+	Totals map[string]int64 `json:",omitempty"`
 }
 
 // Samples keeps samples durably.
@@ -109,11 +111,14 @@ func Grown(now Sample, past []*Sample, span time.Duration) []Growth {
 type Recorder struct {
 	d       JanitorDeps
 	samples Samples
-	take    func(ctx context.Context) (map[string]int64, error)
+	take    Take
 }
 
+// Take tells what everything takes now: by name, and in sums by kind.
+type Take func(ctx context.Context) (sizes, totals map[string]int64, err error)
+
 // NewRecorder returns a Recorder; of d it needs the clock and the log.
-func NewRecorder(d JanitorDeps, samples Samples, take func(ctx context.Context) (map[string]int64, error)) *Recorder {
+func NewRecorder(d JanitorDeps, samples Samples, take Take) *Recorder {
 	return &Recorder{d: d, samples: samples, take: take}
 }
 
@@ -154,9 +159,22 @@ func (r *Recorder) record(ctx context.Context) error {
 }
 
 func (r *Recorder) now(ctx context.Context) (Sample, error) {
-	sizes, err := r.take(ctx)
+	sizes, totals, err := r.take(ctx)
 	at := r.d.Clock.Now().UTC()
-	return Sample{ID: fmt.Sprintf("%020d", at.UnixNano()), At: at, Sizes: sizes}, err
+	return Sample{ID: fmt.Sprintf("%020d", at.UnixNano()), At: at, Sizes: sizes, Totals: totals}, err
+}
+
+// History is what was sampled, oldest first, and what is now.
+func (r *Recorder) History(ctx context.Context) ([]*Sample, error) {
+	now, err := r.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	past, err := r.samples.All()
+	if err != nil {
+		return nil, err
+	}
+	return append(past, &now), nil
 }
 
 // Top tells who grew over the span.

@@ -26,8 +26,8 @@ func (f *fakeSamples) Delete(id string) error {
 func TestSamplesAreThinned(t *testing.T) {
 	clk, samples := &fakeClock{now: time.Unix(1e9, 0)}, &fakeSamples{}
 	size := int64(0)
-	r := NewRecorder(JanitorDeps{Clock: clk, Log: slog.New(slog.DiscardHandler)}, samples, func(context.Context) (map[string]int64, error) {
-		return map[string]int64{"volume data": size}, nil
+	r := NewRecorder(JanitorDeps{Clock: clk, Log: slog.New(slog.DiscardHandler)}, samples, func(context.Context) (sizes, totals map[string]int64, err error) {
+		return map[string]int64{"volume data": size}, map[string]int64{"volumes": size + 1}, nil
 	})
 	for range 3 * 7 * 24 * 12 { // three weeks; one byte each five minutes
 		size++
@@ -46,6 +46,16 @@ func TestSamplesAreThinned(t *testing.T) {
 	for d, want := range map[time.Duration]int64{Hour: 12, Day: 24 * 12, Week: 7 * 24 * 12} {
 		if got := top[0].By[d]; !top[0].Known[d] || got < want*8/10 || got > want*12/10 {
 			t.Errorf("%s: grew by %d, about %d wanted", d, got, want)
+		}
+	}
+	// The history ends with what is now, and it is in order.
+	past, err := r.History(t.Context())
+	if err != nil || len(past) != len(samples.all)+1 {
+		t.Fatalf("%d of %d samples, %v", len(past), len(samples.all), err)
+	}
+	for i, s := range past {
+		if s.Totals["volumes"] != s.Sizes["volume data"]+1 || i > 0 && !s.At.After(past[i-1].At) {
+			t.Errorf("sample %d: %+v", i, s)
 		}
 	}
 }

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -38,9 +40,11 @@ func dashboard(t *testing.T, d *testkit.Daemon) string {
 // on a desk and on a phone; it removes what is chosen, without scripts and without
 // a mouse; and with scripts it follows what happens.
 func TestDashboard(t *testing.T) {
-	d := testkit.New(t)
+	d := testkit.New(t, testkit.Options{Config: map[string]any{"dashboard-addr": "127.0.0.1:2390"}})
 	d.Image("busybox")
-	d.Docker("run", "--name", "ended", "-v", "kept:/d", "busybox", "sh", "-c", "head -c 3000000 /dev/zero > /d/file; head -c 1000000 /dev/zero > /file")
+	d.Docker("run", "--rm", "-v", "gone:/d", "busybox", "sh", "-c", "head -c 1000000 /dev/zero > /d/file")
+	d.Docker("volume", "rm", "gone")
+	d.Docker("run", "--name", "ended", "-v", "kept:/d", "busybox", "sh", "-c", "head -c 3000000 /dev/zero > /d/file; head -c 1000000 /dev/zero > /file; echo new > /etc/passwd; rm /bin/sh")
 	d.Docker("run", "-d", "--name", "busy", "busybox", "sleep", "1000")
 	page := dashboard(t, d)
 	ctx := browser(t)
@@ -63,6 +67,52 @@ func TestDashboard(t *testing.T) {
 		text := do(t, ctx, "read the page", chromedp.Text(chromedp.CSS("main")))
 		return strings.Contains(text, "fresh"), text
 	})
+
+	// What was removed can be seen, and who grew.
+	d.Eventually(settle, "the page shows the removed volume and the growth of the new one", func() (bool, string) {
+		rows := do(t, ctx, "read the tables", chromedp.Evaluate[string](`[...document.querySelectorAll("tr")].map(r => r.innerText).join("\n")`))
+		return strings.Contains(rows, "\ngone\t") && strings.Contains(rows, "\nvolume fresh\t") && strings.Contains(rows, "Kind\tThen\tNow\tChange\n"), rows
+	})
+	do(t, ctx, "see the chart", chromedp.WaitVisible(chromedp.CSS("svg.growth path.volumes")))
+
+	// A container's page says which layer a path comes from.
+	do(t, ctx, "search a path", chromedp.Steps(
+		chromedp.Click(chromedp.CSS("a[href^='container/']")), // the one that wrote most
+		chromedp.WaitVisible(chromedp.CSS("#path")),
+		chromedp.SendKeys(chromedp.CSS("#path"), "/etc/passwd"),
+		chromedp.Submit(chromedp.CSS("form")),
+		chromedp.WaitVisible(chromedp.CSS(".union .seen")),
+	))
+	layers := do(t, ctx, "read the layers", chromedp.Evaluate[string](`[...document.querySelectorAll(".union .mark")].map(m => m.innerText).join("\n")`))
+	lines := strings.Split(layers, "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "a file of 4B: this is what the container sees") || !strings.Contains(lines[1], "a file, which layer 1 hides") {
+		t.Errorf("/etc/passwd is on these layers: %q", layers)
+	}
+	screenshot(t, ctx, "dashboard-container", 390, 844, true)
+	do(t, ctx, "search a removed path", chromedp.Steps(
+		chromedp.Evaluate[chromedp.Void]("location.search = '?path=/bin/sh'"),
+		chromedp.WaitVisible(chromedp.CSS(".union .hidden .mark")),
+	))
+	if seen := do(t, ctx, "read the layers", chromedp.Evaluate[int](`document.querySelectorAll(".union .seen").length`)); seen != 0 {
+		t.Errorf("a removed file is on %d layers that the container sees", seen)
+	}
+
+	// The daemon's own port asks for the token that is in its file.
+	port := "http://" + d.Forward("127.0.0.1:2390") + "/"
+	token, err := os.ReadFile(d.Path(filepath.Join(d.Root(), "dashboard-token")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	do(t, ctx, "open the port without the token", chromedp.Steps(chromedp.Navigate(port), chromedp.WaitVisible(chromedp.CSS("input[name=token]"))))
+	do(t, ctx, "give the token", chromedp.Steps(
+		chromedp.SendKeys(chromedp.CSS("input[name=token]"), strings.TrimSpace(string(token))),
+		chromedp.Submit(chromedp.CSS("form")),
+		chromedp.WaitVisible(chromedp.CSS("svg .volumes .tile")),
+	))
+	if at := do(t, ctx, "read the address", chromedp.Evaluate[string]("location.href")); at != port {
+		t.Errorf("the page is at %s", at)
+	}
+	do(t, ctx, "back to the first page", chromedp.Steps(chromedp.Navigate(page), chromedp.WaitVisible(chromedp.CSS("svg .volumes .tile"))))
 
 	// Without scripts, by the keyboard alone: only what is chosen goes.
 	ref := do(t, ctx, "find the container in the plan", chromedp.Evaluate[string](

@@ -29,7 +29,18 @@ func (c *Config) Check() error {
 		c.checkRegistries(),
 		c.StoragePolicy.Check(),
 		c.Backup.Check(),
+		c.checkDashboard(),
 	)
+}
+
+func (c *Config) checkDashboard() error {
+	if c.DashboardAddr == "" {
+		return nil
+	}
+	if _, port, err := net.SplitHostPort(c.DashboardAddr); err != nil || port == "" {
+		return fmt.Errorf("invalid dashboard-addr %q: want address:port, as 127.0.0.1:2380", c.DashboardAddr)
+	}
+	return nil
 }
 
 func oneOf(key, v string, allowed ...string) error {

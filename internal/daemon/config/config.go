@@ -53,6 +53,10 @@ type Config struct {
 	// Backup is for volumes whose labels say nothing of backups.
 	Backup backup.Settings `json:"backup"`
 
+	// DashboardAddr is where the dashboard is served, to those who have its token;
+	// empty: on the API's sockets only.
+	DashboardAddr string `json:"dashboard-addr"`
+
 	// LiveRestore keeps containers running while the daemon is stopped (the
 	// default); false stops them at a clean shutdown.
 	LiveRestore bool `json:"live-restore"`

@@ -126,6 +126,7 @@ func TestRefusals(t *testing.T) {
 		{"feature", `{"features": {"windows": true}}`, nil, "invalid features: windows=true is not supported"},
 		{"feature off", `{"features": {"buildkit": false}}`, nil, "invalid features: buildkit=false is not supported"},
 		{"v6 subnet without v6", `{"fixed-cidr-v6": "fd00::/80"}`, nil, "fixed-cidr-v6 needs ipv6"},
+		{"dashboard", `{"dashboard-addr": "127.0.0.1"}`, nil, `invalid dashboard-addr "127.0.0.1": want address:port`},
 		{"mirror", `{"registry-mirrors": ["x"]}`, nil, "invalid mirror"},
 		{"exec opt", `{"exec-opts": ["a=b"]}`, nil, "only native.cgroupdriver is known"},
 		{"same roots", "", []string{"--root=/a", "--exec-root=/a/"}, "must be different"},

@@ -70,6 +70,7 @@ func bindDaemon(b binder, c *Config) {
 	b.StringVarP(&c.StorageDriver, "storage-driver", "s", c.StorageDriver, "Storage driver to use (overlayfs)")
 	b.Var(&c.Backup, "backup", "Back up volumes that have no label for it: schedule, keep, repository, as JSON")
 	b.Var(&c.StoragePolicy, "storage-policy", "Remove unused things by rules, as JSON")
+	b.StringVar(&c.DashboardAddr, "dashboard-addr", c.DashboardAddr, "Address and port (127.0.0.1:2380) to serve the dashboard at, for those who have the token in data-root/dashboard-token")
 	b.BoolVar(&c.LiveRestore, "live-restore", c.LiveRestore, "Keep containers running when the daemon stops; false stops them")
 	b.IntVar(&c.ShutdownTimeout, "shutdown-timeout", c.ShutdownTimeout, "Set the default shutdown timeout in seconds")
 	b.list(&c.InsecureRegistries, "insecure-registry", "", "insecure-registries", "Enable insecure registry communication")
