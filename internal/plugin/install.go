@@ -64,7 +64,7 @@ func (s *Service) Create(ctx context.Context, name string, archive io.Reader) er
 	if err != nil {
 		return err
 	}
-	id, err := s.install(ctx, name, "", nil, func(ctx context.Context, claim string) (Artifact, error) { return s.pack(ctx, claim, archive) })
+	id, err := s.install(ctx, name, name, nil, func(ctx context.Context, claim string) (Artifact, error) { return s.pack(ctx, claim, archive) })
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ const (
 type Record struct {
 	ID        string // 64 hex digits
 	Name      string // familiar reference with a tag: "cloudstor:azure"
-	Reference string // what it was pulled from; empty for one made here
+	Reference string // what it was pulled from, or its name where it was made here
 	Phase     Phase
 	Enabled   bool
 	Config    plugin.Config
