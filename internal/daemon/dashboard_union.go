@@ -35,10 +35,12 @@ func (b dashboard) Union(ctx context.Context, name string) (dash.Union, error) {
 		return out, err
 	}
 	out.Layers = append(out.Layers, upper)
-	for _, dir := range layer.Lower {
+	for n, dir := range layer.Lower {
 		l := dash.UnionLayer{Title: "a layer of the image", Dir: dir, Bytes: -1, Files: layerDir(dir)}
 		if m, ok := made[dir]; ok {
 			l.Title, l.Bytes = m.what, m.bytes
+		} else if n == 0 && len(made) > 0 {
+			l.Title = "the engine's places to mount on" // between the image and the container
 		}
 		out.Layers = append(out.Layers, l)
 	}

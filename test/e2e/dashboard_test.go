@@ -88,6 +88,10 @@ func TestDashboard(t *testing.T) {
 	if len(lines) != 2 || !strings.Contains(lines[0], "a file of 4B: this is what the container sees") || !strings.Contains(lines[1], "a file, which layer 1 hides") {
 		t.Errorf("/etc/passwd is on these layers: %q", layers)
 	}
+	titles := do(t, ctx, "read the titles", chromedp.Evaluate[string](`[...document.querySelectorAll(".union b")].map(m => m.innerText).join(", ")`))
+	if want := "1. what the container wrote, 2. the engine's places to mount on, 3. layer 0"; titles != want {
+		t.Errorf("the layers are %q, want %q", titles, want)
+	}
 	screenshot(t, ctx, "dashboard-container", 390, 844, true)
 	do(t, ctx, "search a removed path", chromedp.Steps(
 		chromedp.Evaluate[chromedp.Void]("location.search = '?path=/bin/sh'"),
