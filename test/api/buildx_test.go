@@ -375,9 +375,10 @@ func TestBuildOnAFullDisk(t *testing.T) {
 	good := buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo kept > /kept\n"})
 	d.Holdfast("build", "-t", "good", good)
 	for _, dockerfile := range []string{
-		"FROM busybox\nRUN head -c 200000000 /dev/zero > /big\n",                  // in a step
-		"FROM busybox\nRUN head -c 60000000 /dev/urandom > /big\n",                // in the export: layer and blob do not fit both
-		"FROM busybox\nRUN --mount=type=cache,target=/c cat /dev/zero > /c/big\n", // in a cache mount
+		"FROM busybox\nRUN head -c 200000000 /dev/zero > /big\n",   // in a step
+		"FROM busybox\nRUN head -c 60000000 /dev/urandom > /big\n", // in the export: layer and blob do not fit both
+		// In a cache mount, which is kept: a container still needs a few pages to start.
+		"FROM busybox\nRUN --mount=type=cache,target=/c head -c 300000 /dev/zero > /c/spare; cat /dev/zero > /c/big; rm /c/spare; exit 1\n",
 	} {
 		r := d.Run("", filepath.Join(testkit.BinDir(), "holdfast"), "build", "--progress", "plain", "-t", "toobig", buildDir(t, map[string]string{"Dockerfile": dockerfile}))
 		// In a step it is the step's own program that says so.
