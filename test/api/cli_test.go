@@ -234,7 +234,6 @@ func TestCommandsNotServedSaySo(t *testing.T) {
 		{[]string{"stack", "ls"}, "not a swarm manager"},
 		{[]string{"secret", "ls"}, "not a swarm manager"},
 		{[]string{"config", "ls"}, "not a swarm manager"},
-		{[]string{"plugin", "install", "x"}, "not supported by this release of Holdfast"},
 		{[]string{"checkpoint", "ls", "x"}, "experimental"},
 		{[]string{"search", "x"}, "not served by Holdfast"},
 	} {
