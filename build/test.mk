@@ -21,8 +21,8 @@ fix: $(GOLANGCI) ## lay out the code and fix what the linters can
 	$(GOLANGCI) fmt
 	$(GOLANGCI) run --fix ./...
 
-# `deps` and `build` come first so that the README's one command does it all. The
-# API's tests run against a daemon and shims with the race detector: RACE= without.
+# `deps` and `build` come first so that the README's one command does it all. test/api
+# runs against a daemon and shims with the race detector: RACE= without.
 RACE ?= bin/race
 test: deps build $(RACE) ## everything CI runs (root); CLASSES=, FOCUS= narrow it
 	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' -race '$(RACE)' $(CLASSES)
@@ -37,7 +37,7 @@ test-cluster: build ## swarms of several daemons on this machine (root)
 	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' cluster
 
 test-race: build bin/race ## tests against one daemon, built with the race detector; races fail it but for a reviewed list (root, gcc)
-	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' -race bin/race api
+	$(GO) run ./cmd/hfdev test -run '$(FOCUS)' -race bin/race api race
 
 # The programs that have concurrency of ours, with the race detector; the others as
 # they are. Their packages are the ones that the class unit compiles with -race too.
