@@ -304,7 +304,7 @@ func TestSetReplacesItsLeader(t *testing.T) {
 	t.Log("its daemon is killed")
 	s.Node(leader).Kill()
 	old = leader
-	leader = s.leader(old)
+	s.leader(old)
 	if s.writable(old) {
 		t.Error("the old leader still takes writes beside the new one")
 	}
