@@ -26,3 +26,17 @@ func TestFuzzTargetsAreFound(t *testing.T) {
 		}
 	}
 }
+
+func TestTheEndOfTheTimeIsNoFailure(t *testing.T) {
+	const end = "fuzz: elapsed: 1s, execs: 37485 (34689/sec), new interesting: 1 (total: 139)\n--- FAIL: FuzzHostPorts (1.09s)\n    context deadline exceeded\nFAIL\nexit status 1\n"
+	for out, want := range map[string]bool{
+		end: true,
+		"--- FAIL: FuzzX (0.09s)\n    --- FAIL: FuzzX (0.00s)\n        x_test.go:9: context deadline exceeded\n    \n    Failing input written to testdata/fuzz/FuzzX/1\nFAIL\n": false,
+		end + "panic: no\n": false,
+		"FAIL\tpkg [build failed]\n": false,
+	} {
+		if got := onlyOutOfTime(out); got != want {
+			t.Errorf("%q: %v", out, got)
+		}
+	}
+}
