@@ -32,7 +32,7 @@ func TestTheEndOfTheTimeIsNoFailure(t *testing.T) {
 	for out, want := range map[string]bool{
 		end: true,
 		"--- FAIL: FuzzX (0.09s)\n    --- FAIL: FuzzX (0.00s)\n        x_test.go:9: context deadline exceeded\n    \n    Failing input written to testdata/fuzz/FuzzX/1\nFAIL\n": false,
-		end + "panic: no\n": false,
+		end + "panic: no\n":          false,
 		"FAIL\tpkg [build failed]\n": false,
 	} {
 		if got := onlyOutOfTime(out); got != want {

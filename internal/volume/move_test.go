@@ -133,6 +133,8 @@ func TestMoveRefused(t *testing.T) {
 // Whoever wants the volume while it moves is told so, and not kept waiting.
 func TestNobodyUsesWhatMoves(t *testing.T) {
 	r := newMoveRig(t)
+	_, err := r.Create(t.Context(), CreateOptions{Name: "other"})
+	must(t, err)
 	tried := 0
 	r.a.during = func() {
 		tried++
@@ -143,12 +145,14 @@ func TestNobodyUsesWhatMoves(t *testing.T) {
 		wantErr(t, r.Populate(t.Context(), "data", "c1", "/src", ""), errdefs.IsConflict, "volume 'data' is being moved")
 		wantErr(t, r.Export(t.Context(), ExportOptions{Volume: "data"}, nil), errdefs.IsConflict, "volume 'data' is being moved")
 		wantErr(t, r.Remove(t.Context(), "data", false), errdefs.IsConflict, "remove data: volume is in use - [move in the making]")
+		_, err = r.Replace(t.Context(), "data", "other")
+		wantErr(t, err, errdefs.IsConflict, "volume 'data' is being moved")
 	}
 	must(t, r.move(t, "there"))
 	if tried != 2 {
 		t.Errorf("sent %d times", tried)
 	}
-	_, err := r.Mount(t.Context(), "data", "c1")
+	_, err = r.Mount(t.Context(), "data", "c1")
 	must(t, err)
 }
 

@@ -125,7 +125,10 @@ func (s *Service) mayReplace(ctx context.Context, e, other *entry, dr Driver) er
 }
 
 func (s *Service) replaceable(ctx context.Context, e *entry, dr Driver) error {
-	if err := errors.Join(s.atRest(e), s.mend(ctx, e, dr), whole(e)); err != nil {
+	if err := s.atRest(e); err != nil {
+		return err
+	}
+	if err := errors.Join(s.mend(ctx, e, dr), whole(e)); err != nil {
 		return err
 	}
 	if _, ok := dr.(Renamer); !ok || !dr.Capabilities().Rename || !s.keepsHere(&e.rec) {
