@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/base/openfile"
 )
 
 type inode struct{ dev, ino uint64 }
@@ -31,7 +33,7 @@ func walk(ctx context.Context, dir string, visit func(e *Entry, handle int) erro
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
 	w := &walker{ctx: ctx, links: map[inode]Text{}, visit: visit}
-	h, err := unix.Open(procFD(fd(root)), unix.O_PATH|unix.O_CLOEXEC, 0)
+	h, err := unix.Open(openfile.Path(fd(root)), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
@@ -59,7 +61,7 @@ func (w *walker) handle(h int, rel Text) (err error) {
 		held = false
 		return w.visit(e, h)
 	}
-	n, err := unix.Open(procFD(h), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	n, err := unix.Open(openfile.Path(h), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("%s: %w", rel, err)
 	}
@@ -134,7 +136,7 @@ func (w *walker) entry(h int, rel Text) (*Entry, error) {
 		e.Several = true
 	}
 	var err error
-	e.Xattrs, err = xattrs(procFD(h))
+	e.Xattrs, err = xattrs(openfile.Path(h))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", rel, err)
 	}
@@ -142,7 +144,7 @@ func (w *walker) entry(h int, rel Text) (*Entry, error) {
 }
 
 func xattrs(handle string) (map[Text][]byte, error) {
-	names, err := grow(func(b []byte) (int, error) { return unix.Listxattr(handle, b) })
+	names, err := openfile.Grow(func(b []byte) (int, error) { return unix.Listxattr(handle, b) })
 	if errors.Is(err, unix.ENOTSUP) || err == nil && len(names) == 0 {
 		return nil, nil
 	}
@@ -154,7 +156,7 @@ func xattrs(handle string) (map[Text][]byte, error) {
 		if x == "" || x == "security.selinux" { // the machine's, not the volume's
 			continue
 		}
-		v, err := grow(func(b []byte) (int, error) { return unix.Getxattr(handle, x, b) })
+		v, err := openfile.Grow(func(b []byte) (int, error) { return unix.Getxattr(handle, x, b) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
@@ -166,24 +168,9 @@ func xattrs(handle string) (map[Text][]byte, error) {
 	return out, nil
 }
 
-// grow calls get with a buffer that is large enough.
-func grow(get func([]byte) (int, error)) ([]byte, error) {
-	for size := 256; ; size *= 4 {
-		b := make([]byte, size)
-		n, err := get(b)
-		if errors.Is(err, unix.ERANGE) && size < 1<<20 {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return b[:n], nil
-	}
-}
-
 // reopen opens for reading what a handle holds.
 func reopen(handle int, rel Text) (*os.File, error) {
-	n, err := unix.Open(procFD(handle), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	n, err := unix.Open(openfile.Path(handle), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", rel, err)
 	}
@@ -236,5 +223,3 @@ func (r reader) Read(b []byte) (int, error) {
 }
 
 func fd(f *os.File) int { return int(f.Fd()) }
-
-func procFD(n int) string { return fmt.Sprintf("/proc/self/fd/%d", n) }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/base/openfile"
 )
 
 // maxWindow bounds the memory that a compressed tar can ask for.
@@ -226,7 +227,7 @@ func (x *extractor) link(h *tar.Header, parent *os.File, base string) error {
 	if err != nil {
 		return err
 	}
-	err = fresh(unix.Linkat(unix.AT_FDCWD, procFD(n), fd(parent), base, unix.AT_SYMLINK_FOLLOW))
+	err = fresh(unix.Linkat(unix.AT_FDCWD, openfile.Path(n), fd(parent), base, unix.AT_SYMLINK_FOLLOW))
 	return errors.Join(err, unix.Close(n))
 }
 
@@ -307,7 +308,7 @@ func setAttributes(handle int, h *tar.Header) error {
 	if err := unix.Fchownat(handle, "", h.Uid, h.Gid, unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	p := procFD(handle)
+	p := openfile.Path(handle)
 	if h.Typeflag != tar.TypeSymlink {
 		if err := unix.Chmod(p, uint32(h.Mode)&0o7777); err != nil { //nolint:gosec // its low bits are meant
 			return err

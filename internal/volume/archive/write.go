@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/base/openfile"
 )
 
 // xattrPrefix is where GNU tar, star and Go keep extended attributes.
@@ -45,7 +47,7 @@ func (w *writer) directory(dir *os.File, rel string) error {
 	if err := unix.Fstat(fd(dir), &st); err != nil {
 		return err
 	}
-	h, err := header(procFD(fd(dir)), rel, &st)
+	h, err := header(openfile.Path(fd(dir)), rel, &st)
 	if err != nil {
 		return err
 	}
@@ -95,7 +97,7 @@ func (w *writer) entry(dir *os.File, name, rel string) (err error) {
 	if kind == unix.S_IFSOCK {
 		return nil // a socket is nothing without the one who listens; no tar holds one
 	}
-	h, err := header(procFD(n), rel, &st)
+	h, err := header(openfile.Path(n), rel, &st)
 	if err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func (w *writer) entry(dir *os.File, name, rel string) (err error) {
 
 // open reopens a handle for reading.
 func open(handle int, rel string, flags int, do func(*os.File) error) (err error) {
-	n, err := unix.Open(procFD(handle), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, 0)
+	n, err := unix.Open(openfile.Path(handle), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, 0)
 	if err != nil {
 		return fmt.Errorf("%s: %w", rel, err)
 	}
@@ -181,7 +183,7 @@ func header(handle, rel string, st *unix.Stat_t) (*tar.Header, error) {
 		Format: tar.FormatPAX, Name: rel, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
 		ModTime: time.Unix(st.Mtim.Unix()),
 	}
-	names, err := read(func(b []byte) (int, error) { return unix.Listxattr(handle, b) })
+	names, err := openfile.Grow(func(b []byte) (int, error) { return unix.Listxattr(handle, b) })
 	if errors.Is(err, unix.ENOTSUP) {
 		return h, nil
 	}
@@ -192,7 +194,7 @@ func header(handle, rel string, st *unix.Stat_t) (*tar.Header, error) {
 		if x == "" {
 			continue
 		}
-		v, err := read(func(b []byte) (int, error) { return unix.Getxattr(handle, x, b) })
+		v, err := openfile.Grow(func(b []byte) (int, error) { return unix.Getxattr(handle, x, b) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
@@ -207,21 +209,4 @@ func header(handle, rel string, st *unix.Stat_t) (*tar.Header, error) {
 	return h, nil
 }
 
-// read calls get with a buffer that is large enough.
-func read(get func([]byte) (int, error)) ([]byte, error) {
-	for size := 256; ; size *= 4 {
-		b := make([]byte, size)
-		n, err := get(b)
-		if errors.Is(err, unix.ERANGE) && size < 1<<20 {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return b[:n], nil
-	}
-}
-
 func fd(f *os.File) int { return int(f.Fd()) }
-
-func procFD(n int) string { return fmt.Sprintf("/proc/self/fd/%d", n) }

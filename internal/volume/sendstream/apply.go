@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/base/openfile"
 )
 
 // Stream is one of which the beginning was read.
@@ -258,7 +259,7 @@ func (a *applier) entry(c command, dir int, base string) error {
 			return err
 		}
 		return a.handle(a.root, to, func(n int) error {
-			return unix.Linkat(unix.AT_FDCWD, procFD(n), dir, base, unix.AT_SYMLINK_FOLLOW)
+			return unix.Linkat(unix.AT_FDCWD, openfile.Path(n), dir, base, unix.AT_SYMLINK_FOLLOW)
 		})
 	case cmdUnlink:
 		return unix.Unlinkat(dir, base, 0)
@@ -292,7 +293,7 @@ func change(c command, n int) error {
 		if err != nil {
 			return err
 		}
-		return unix.Chmod(procFD(n), mode&0o7777)
+		return unix.Chmod(openfile.Path(n), mode&0o7777)
 	case cmdChown:
 		uid, err := c.id(attrUID)
 		if err != nil {
@@ -312,7 +313,7 @@ func change(c command, n int) error {
 		if err != nil {
 			return err
 		}
-		return unix.UtimesNanoAt(unix.AT_FDCWD, procFD(n), []unix.Timespec{atime, mtime}, 0)
+		return unix.UtimesNanoAt(unix.AT_FDCWD, openfile.Path(n), []unix.Timespec{atime, mtime}, 0)
 	}
 	name, err := c.bytes(attrXattrName)
 	if err != nil {
@@ -322,13 +323,13 @@ func change(c command, n int) error {
 		return invalid("an attribute's name of %d bytes", len(name))
 	}
 	if c.kind == cmdRemoveXattr {
-		return unix.Removexattr(procFD(n), string(name))
+		return unix.Removexattr(openfile.Path(n), string(name))
 	}
 	value, err := c.bytes(attrXattrData)
 	if err != nil {
 		return err
 	}
-	err = unix.Setxattr(procFD(n), string(name), value, 0)
+	err = unix.Setxattr(openfile.Path(n), string(name), value, 0)
 	if errors.Is(err, unix.EOPNOTSUPP) { // this file system has none of the kind
 		return nil
 	}
@@ -362,7 +363,7 @@ func openRegular(root *os.File, name string, flags int) (_ *os.File, err error) 
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, invalid("%.100q is no regular file", name)
 	}
-	f, err := unix.Open(procFD(n), flags|unix.O_CLOEXEC, 0)
+	f, err := unix.Open(openfile.Path(n), flags|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -488,5 +489,3 @@ func (h heeding) ReadAt(b []byte, at int64) (int, error) {
 }
 
 func fd(f *os.File) int { return int(f.Fd()) }
-
-func procFD(n int) string { return fmt.Sprintf("/proc/self/fd/%d", n) }

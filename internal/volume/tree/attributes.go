@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/base/openfile"
 )
 
 // Attributes gives dst the owner, mode, extended attributes and times of src.
@@ -22,11 +24,11 @@ func Attributes(src, dst *os.File) error {
 	if err := unix.Fchmod(fd(dst), st.Mode&0o7777); err != nil {
 		return err
 	}
-	if err := copyXattrs(procFD(fd(src)), procFD(fd(dst))); err != nil {
+	if err := copyXattrs(openfile.Path(fd(src)), openfile.Path(fd(dst))); err != nil {
 		return err
 	}
 	// By descriptor: the name may mean another file by now.
-	return unix.UtimesNanoAt(unix.AT_FDCWD, procFD(fd(dst)), []unix.Timespec{st.Atim, st.Mtim}, 0)
+	return unix.UtimesNanoAt(unix.AT_FDCWD, openfile.Path(fd(dst)), []unix.Timespec{st.Atim, st.Mtim}, 0)
 }
 
 func symlink(from, to *os.File, name string, st unix.Stat_t) error {
@@ -54,7 +56,7 @@ func unopened(from, to *os.File, name string, st unix.Stat_t, mode uint32) (err 
 	}
 	defer func() { err = errors.Join(err, unix.Close(dst)) }()
 	if mode != 0 {
-		if err := unix.Chmod(procFD(dst), mode&0o7777); err != nil {
+		if err := unix.Chmod(openfile.Path(dst), mode&0o7777); err != nil {
 			return err
 		}
 	}
@@ -63,7 +65,7 @@ func unopened(from, to *os.File, name string, st unix.Stat_t, mode uint32) (err 
 		return vanished(err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(src)) }()
-	if err := copyXattrs(procFD(src), procFD(dst)); err != nil {
+	if err := copyXattrs(openfile.Path(src), openfile.Path(dst)); err != nil {
 		return err
 	}
 	return unix.UtimesNanoAt(fd(to), name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
@@ -81,7 +83,7 @@ func copyXattrs(src, dst string) error {
 		return err
 	}
 	for _, n := range names {
-		v, err := grow(func(b []byte) (int, error) { return unix.Getxattr(src, n, b) })
+		v, err := openfile.Grow(func(b []byte) (int, error) { return unix.Getxattr(src, n, b) })
 		if err == nil {
 			err = unix.Setxattr(dst, n, v, 0)
 		}
@@ -93,7 +95,7 @@ func copyXattrs(src, dst string) error {
 }
 
 func listXattrs(path string) ([]string, error) {
-	buf, err := grow(func(b []byte) (int, error) { return unix.Listxattr(path, b) })
+	buf, err := openfile.Grow(func(b []byte) (int, error) { return unix.Listxattr(path, b) })
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}
@@ -101,19 +103,4 @@ func listXattrs(path string) ([]string, error) {
 		return nil, err
 	}
 	return strings.FieldsFunc(string(buf), func(r rune) bool { return r == 0 }), nil
-}
-
-// grow calls read with a buffer that is large enough.
-func grow(read func([]byte) (int, error)) ([]byte, error) {
-	for size := 256; ; size *= 4 {
-		buf := make([]byte, size)
-		n, err := read(buf)
-		if errors.Is(err, unix.ERANGE) && size < 1<<20 {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return buf[:n], nil
-	}
 }

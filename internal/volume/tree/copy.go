@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/internal/base/openfile"
 )
 
 // Options of a copy. The zero value is one worker and a source that stands still.
@@ -331,7 +333,7 @@ func (c *copier) link(rel string, to *os.File, name string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(n)) }()
-	return unix.Linkat(unix.AT_FDCWD, procFD(n), fd(to), name, unix.AT_SYMLINK_FOLLOW)
+	return unix.Linkat(unix.AT_FDCWD, openfile.Path(n), fd(to), name, unix.AT_SYMLINK_FOLLOW)
 }
 
 // openDir opens a directory for reading its entries and working below it.
@@ -344,8 +346,6 @@ func openDir(at *os.File, name string) (*os.File, error) {
 }
 
 func fd(f *os.File) int { return int(f.Fd()) }
-
-func procFD(n int) string { return fmt.Sprintf("/proc/self/fd/%d", n) }
 
 func pathError(op, path string, err error) error {
 	if err == nil {
