@@ -44,6 +44,10 @@ func TestKnownRaces(t *testing.T) {
 			}
 		})
 	}
+	one := parseRaces(race(stack(w, "example.com/x/y.f()", "example.com/x/y.g()", "example.com/x/y.h()"), stack(p)))[0]
+	if got, want := one.String(), "race: example.com/x/y.f() < example.com/x/y.g() | unknown"; got != want {
+		t.Errorf("in one line: %q, not %q", got, want)
+	}
 	if got := parseRaces(""); len(got) != 0 {
 		t.Errorf("of nothing: %q", got)
 	}

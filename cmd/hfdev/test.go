@@ -59,6 +59,13 @@ type event struct {
 	Elapsed float64
 }
 
+// testTime is how long one top-level test ran, its waiting for others that run beside
+// it not counted.
+type testTime struct {
+	name    string
+	seconds float64
+}
+
 // tally counts tests and keeps what failed tests printed.
 type tally struct {
 	passed, failed, skipped int
@@ -66,6 +73,7 @@ type tally struct {
 	failures                []string
 	skips                   []string
 	ran                     map[string]int // package → tests passed
+	slow                    []testTime
 }
 
 func runTests(ctx context.Context, args []string) error {
@@ -164,12 +172,18 @@ func (t *tally) races(dir string) error {
 	t.failures = append(t.failures, name)
 	for _, r := range unknown {
 		fmt.Println(r.text)
+		t.failures = append(t.failures, r.String()) // what is kept of a long log is its end
 	}
 	return fmt.Errorf("%s: %d that are not in the list of knownRaces", name, len(unknown))
 }
 
 // close prints the summary. Its last line is for machines.
 func (t *tally) close(errs []error) error {
+	slices.SortFunc(t.slow, func(a, b testTime) int { return cmp.Compare(b.seconds, a.seconds) })
+	fmt.Println("== slowest:")
+	for _, s := range t.slow[:min(20, len(t.slow))] {
+		fmt.Printf("  %6.1fs %s\n", s.seconds, s.name)
+	}
 	if len(t.skips) > 0 {
 		fmt.Printf("== skipped:\n  %s\n", strings.Join(t.skips, "\n  "))
 	}
@@ -258,6 +272,9 @@ func (t *tally) line(line string) {
 	if e.Test == "" {
 		t.endPackage(e)
 		return
+	}
+	if !strings.Contains(e.Test, "/") {
+		t.slow = append(t.slow, testTime{key, e.Elapsed})
 	}
 	switch e.Action {
 	case "pass":
