@@ -26,7 +26,7 @@ build: $(PROGRAMS) ## bin/: the client, the daemon and the programs beside it
 
 bin/holdfast:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS) -X $(COMPOSE)/internal.Version=$$($(GO) list -m -f '{{.Version}}' $(COMPOSE))" -o $@ ./cmd/holdfast
-	@ln -sf holdfast bin/docker-compose
+	@mkdir -p bin/cli-plugins && ln -sf holdfast bin/docker-compose && ln -sf ../holdfast bin/cli-plugins/docker-holdfast
 
 bin/holdfastd:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/holdfastd
@@ -41,6 +41,8 @@ install: build ## into PREFIX (/usr/local), with systemd units
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/holdfast bin/holdfastd
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/holdfast bin/containerd-shim-runc-v2 bin/runc bin/holdfast-init bin/holdfast-backup bin/holdfast-member
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/libexec/holdfast/cli-plugins bin/cli-plugins/docker-buildx
+	mkdir -p $(DESTDIR)$(PREFIX)/libexec/docker/cli-plugins
+	ln -sf ../../../bin/holdfast $(DESTDIR)$(PREFIX)/libexec/docker/cli-plugins/docker-holdfast
 	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system packaging/systemd/holdfast.service packaging/systemd/holdfast.socket
 
 clean: ## remove what was built

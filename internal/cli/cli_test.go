@@ -336,6 +336,70 @@ esac
 	}
 }
 
+func TestAsDockersPlugin(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), pluginName)
+	if err := os.Symlink(self, link); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan string, 8)
+	host := fakeEngine(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "snapshots") {
+			asked <- r.URL.Path
+		}
+		_, _ = io.WriteString(w, "[]")
+	})
+	call := func(env []string, args ...string) outcome {
+		cmd := program(t, env, args...)
+		cmd.Path, cmd.Args[0] = link, link
+		return finish(t, cmd)
+	}
+	if out := call(nil, "docker-cli-plugin-metadata"); out.code != 0 || !strings.Contains(out.out, `"SchemaVersion":"0.1.0","Vendor":"Holdfast","Version":"1.2.3"`) {
+		t.Errorf("metadata: %+v", out)
+	}
+	// As docker calls it: all that was said to it.
+	for _, args := range [][]string{{"-H", host, "holdfast", "volume", "snapshot", "ls", "data"}, {"--log-level=info", "holdfast", "-H", host, "volume", "snapshot", "ls", "data"}} {
+		out := call(nil, args...)
+		if out.code != 0 {
+			t.Errorf("%q: %+v", args, out)
+			continue
+		}
+		if got := <-asked; got != "/holdfast/v1/volumes/data/snapshots" {
+			t.Errorf("%q asks %s", args, got)
+		}
+	}
+	for _, args := range [][]string{{"holdfast", "volume", "snapshot", "--help"}, {"help", "holdfast", "volume", "snapshot"}} {
+		if out := call(nil, args...); out.code != 0 || !strings.Contains(out.out, "Usage:  docker holdfast volume snapshot COMMAND") {
+			t.Errorf("%q: %+v", args, out)
+		}
+	}
+	if out := call(nil, "__complete", "holdfast", "volume", "snapsh"); !strings.Contains(out.out, "snapshot") {
+		t.Errorf("completion: %+v", out)
+	}
+	for _, tc := range []struct{ args, want string }{
+		{"volume ls", "volume ls"}, // by hand
+		{"holdfast", ""},
+		{"--config holdfast holdfast run holdfast", "--config holdfast run holdfast"},
+		{"--no-such-flag holdfast", "--no-such-flag holdfast"},
+		{"help holdfast", "help"},
+	} {
+		if got := strings.Join(withoutName(strings.Fields(tc.args)), " "); got != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.args, got, tc.want)
+		}
+	}
+	none := func(string) string { return "" }
+	if got := (choice{env: none, plugin: true}).host(); got != "" {
+		t.Errorf("as docker's plugin it talks to %s, not to docker's engine", got)
+	}
+	own := func(k string) string { return map[string]string{EnvHost: "unix:///x"}[k] }
+	if got := (choice{env: own, plugin: true}).host(); got != "unix:///x" {
+		t.Errorf("%s does not count: %q", EnvHost, got)
+	}
+}
+
 func TestRegistryIsNotOpenToAll(t *testing.T) {
 	dir := t.TempDir()
 	for want, args := range map[string][]string{

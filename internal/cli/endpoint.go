@@ -21,15 +21,17 @@ type choice struct {
 	context string   // --context
 	env     func(string) string
 	current string // the context chosen by `context use`
+	plugin  bool   // this is docker's plugin
 }
 
 // host returns the engine to talk to in place of Docker's default, or "" where
 // the user chose one in a way docker/cli understands by itself. The first that
 // is given wins: -H, --context, HOLDFAST_HOST, DOCKER_HOST, DOCKER_CONTEXT, the
-// current context. The context named default is our socket.
+// current context. The context named default is our socket; as docker's plugin it
+// is docker's, so that both commands talk to the same engine.
 func (c choice) host() string {
 	own := c.env(EnvHost)
-	if own == "" && c.env(client.EnvOverrideHost) == "" {
+	if own == "" && !c.plugin && c.env(client.EnvOverrideHost) == "" {
 		own = DefaultHost
 	}
 	switch {
@@ -63,6 +65,7 @@ func (r *root) endpoint() {
 		hosts:   r.opts.Hosts,
 		context: r.opts.Context,
 		env:     os.Getenv,
+		plugin:  r.plugin,
 		current: config.LoadDefaultConfigFile(r.cli.Err()).CurrentContext,
 	}.host()
 	if host == "" {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	dockercli "github.com/docker/cli/cli"
+	"github.com/docker/cli/cli-plugins/metadata"
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/version"
 	"github.com/docker/compose/v5/cmd/compatibility"
@@ -25,6 +26,7 @@ const composeName = "docker-compose"
 type Version struct {
 	Version string
 	Commit  string
+	plugin  bool // this is docker's plugin
 }
 
 // tell makes `version` name this build as the client's.
@@ -46,10 +48,19 @@ func (interrupted) Error() string { return "" }
 func Main(args []string, v Version) int {
 	args = withCompose(args)
 	v.tell()
-	// Plugins are started by docker/cli with what os.Args holds.
-	os.Args = args
 	ctx, stop := untilSignal(context.Background())
 	defer stop()
+	if v.plugin = asPlugin(args); v.plugin {
+		if len(args) == 2 && args[1] == metadata.MetadataSubcommandName {
+			return exitCode(tellPlugin(os.Stdout, v))
+		}
+		args = append([]string{args[0]}, withoutName(args[1:])...)
+		var end func()
+		ctx, end = untilDocker(ctx)
+		defer end()
+	}
+	// Plugins are started by docker/cli with what os.Args holds.
+	os.Args = args
 	err := ended(ctx, run(ctx, args[1:], v))
 	if msg := message(err); msg != "" {
 		fmt.Fprintln(os.Stderr, msg)

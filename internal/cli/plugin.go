@@ -21,8 +21,17 @@ func wantsCompletion(args []string) bool {
 }
 
 // addPlugins adds stubs of the plugins found in docker's folders, for help and
-// completion. It runs every plugin, so not before each command.
-func (r *root) addPlugins() error { return manager.AddPluginCommandStubs(r.cli, r.cmd) }
+// completion. It runs every plugin, so not before each command. What we are as a
+// plugin of docker's is here already.
+func (r *root) addPlugins() error {
+	err := manager.AddPluginCommandStubs(r.cli, r.cmd)
+	for _, c := range r.cmd.Commands() {
+		if c.Name() == rootName && manager.IsPluginCommand(c) {
+			r.cmd.RemoveCommand(c)
+		}
+	}
+	return err
+}
 
 // runPlugin runs the plugin that the arguments name, unless they name a command
 // of ours or nothing that exists.

@@ -24,6 +24,7 @@ type root struct {
 	top    *dockercli.TopLevelCommand
 	opts   *cliflags.ClientOptions
 	chosen string // the engine chosen in place of Docker's default, if any
+	plugin bool   // this is docker's plugin
 }
 
 func newRoot(dockerCli *command.DockerCli, v Version) *root {
@@ -56,7 +57,11 @@ func newRoot(dockerCli *command.DockerCli, v Version) *root {
 	cmd.SetVersionTemplate("Holdfast version {{.Version}}\n")
 	cmd.Flags().BoolP("version", "v", false, "Print version information and quit")
 
-	r := &root{cli: dockerCli, cmd: cmd, opts: opts}
+	if v.plugin {
+		cmd.Annotations[cobra.CommandDisplayNameAnnotation] = "docker " + rootName
+	}
+
+	r := &root{cli: dockerCli, cmd: cmd, opts: opts, plugin: v.plugin}
 	r.completeGlobals()
 	commands.AddCommands(cmd, dockerCli)
 	cmd.AddCommand(newCompose(dockerCli))
