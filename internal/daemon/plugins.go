@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"path"
 	"path/filepath"
 	"slices"
@@ -26,6 +25,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/base/openfile"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
@@ -218,7 +218,7 @@ const dialEvery = 10 * time.Millisecond
 
 func (m pluginMachine) Listening(ctx context.Context, socket string) error {
 	for {
-		c, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		c, err := openfile.Dial(ctx, socket)
 		if err == nil {
 			return c.Close()
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/base/openfile"
 )
 
 // Limits bound what a plugin can cost. The zero value of a field is its default.
@@ -115,6 +116,9 @@ func transport(e endpoint) (*http.Transport, string, error) {
 		// looks alive.
 		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if e.network == "unix" {
+				return openfile.Dial(ctx, e.addr)
+			}
 			var d net.Dialer
 			return d.DialContext(ctx, e.network, e.addr)
 		},
