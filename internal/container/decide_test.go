@@ -220,7 +220,15 @@ func TestCreateRefusals(t *testing.T) {
 		{"Interval in Healthcheck cannot be less than 1ms", func(c *container.Config, _ *container.HostConfig) {
 			c.Healthcheck = &container.HealthConfig{Interval: 1}
 		}},
-		{"not served by holdfast: --storage-opt", func(_ *container.Config, h *container.HostConfig) { h.StorageOpt = map[string]string{"size": "1"} }},
+		{"--storage-opt is supported only for overlay over xfs with 'pquota' mount option: not served by holdfast", func(_ *container.Config, h *container.HostConfig) {
+			h.StorageOpt = map[string]string{"size": "20M"}
+		}},
+		{"unknown option dm.basesize", func(_ *container.Config, h *container.HostConfig) {
+			h.StorageOpt = map[string]string{"size": "20M", "dm.basesize": "1"}
+		}},
+		{"invalid --storage-opt size: invalid size: 'much'", func(_ *container.Config, h *container.HostConfig) {
+			h.StorageOpt = map[string]string{"size": "much"}
+		}},
 		{`could not select device driver "" with capabilities: []`, func(_ *container.Config, h *container.HostConfig) {
 			h.DeviceRequests = []container.DeviceRequest{{}}
 		}},

@@ -2,10 +2,12 @@ package container
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -411,7 +413,6 @@ func refuseUnserved(h *container.HostConfig) error {
 		flag  string
 	}{
 		{h.Cgroup != "", "Cgroup (joining another container's cgroup)"},
-		{len(h.StorageOpt) > 0, "--storage-opt"},
 		{h.UsernsMode != "" && !h.UsernsMode.IsHost(), fmt.Sprintf("--userns %s", h.UsernsMode)},
 		{h.CPURealtimePeriod != 0, "--cpu-rt-period"},
 		{h.CPURealtimeRuntime != 0, "--cpu-rt-runtime"},
@@ -424,6 +425,9 @@ func refuseUnserved(h *container.HostConfig) error {
 			return unserved("%s", f.flag)
 		}
 	}
+	if err := refuseStorageOpt(h.StorageOpt); err != nil {
+		return err
+	}
 	if !h.Isolation.IsValid() {
 		return invalid("invalid isolation (%s): %s only supports 'default'", h.Isolation, runtime.GOOS)
 	}
@@ -431,6 +435,23 @@ func refuseUnserved(h *container.HostConfig) error {
 	case "", "runc", "io.containerd.runc.v2":
 	default:
 		return invalid("unknown or invalid runtime name: %s", h.Runtime)
+	}
+	return nil
+}
+
+// refuseStorageOpt says in Docker's words that no limit is put on a container's
+// writable layer: that wants project quotas, of which nothing here makes any.
+func refuseStorageOpt(opts map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(opts)) {
+		if !strings.EqualFold(k, "size") {
+			return invalid("unknown option %s", k)
+		}
+		if _, err := units.RAMInBytes(opts[k]); err != nil {
+			return invalid("invalid --storage-opt size: %s", err)
+		}
+	}
+	if len(opts) > 0 {
+		return fault.New(errdefs.ErrUnknown, "--storage-opt is supported only for overlay over xfs with 'pquota' mount option: not served by holdfast")
 	}
 	return nil
 }
