@@ -193,6 +193,8 @@ type Registry interface {
 	Tags(ctx context.Context, repository string, r Remote) ([]string, error)
 	// Fetch reads a small blob or manifest.
 	Fetch(ctx context.Context, ref string, d ocispec.Descriptor, r Remote) ([]byte, error)
+	// Search asks an index which repositories it has, by the old search of v1.
+	Search(ctx context.Context, index, term string, limit int, r Remote) ([]registry.SearchResult, error)
 	// Login checks credentials and returns an identity token where the registry gives one.
 	Login(ctx context.Context, a Auth) (token string, err error)
 }

@@ -239,9 +239,7 @@ func (o HostOptions) mirrors(ctx context.Context) ([]docker.RegistryHost, error)
 
 // authorizer answers a host's challenges with the client's credentials, if they are for it.
 func authorizer(domain string, h docker.RegistryHost, a image.Auth, tokens docker.OnFetchRefreshToken) docker.Authorizer {
-	if a.ServerAddress != "" && domain != defaultRegistry && serverHost(a.ServerAddress) != domain {
-		a = image.Auth{}
-	}
+	a = forDomain(domain, a)
 	if a.RegistryToken != "" {
 		return bearer{host: h.Host, token: a.RegistryToken}
 	}
@@ -264,6 +262,14 @@ func authorizer(domain string, h docker.RegistryHost, a image.Auth, tokens docke
 		opts = append(opts, docker.WithFetchRefreshToken(tokens))
 	}
 	return &serial{Authorizer: docker.NewDockerAuthorizer(opts...)}
+}
+
+// forDomain are a client's credentials, if they are for this registry.
+func forDomain(domain string, a image.Auth) image.Auth {
+	if a.ServerAddress != "" && domain != defaultRegistry && serverHost(a.ServerAddress) != domain {
+		return image.Auth{}
+	}
+	return a
 }
 
 // serial lets one request at a time authorize itself: containerd's authorizer

@@ -126,7 +126,8 @@ func (s *Store) Fetch(ctx context.Context, ref string, d ocispec.Descriptor, r i
 	return b, nil
 }
 
-// request asks a host of the registry, answering its challenge once.
+// request asks a host of the registry, answering its challenge once if the host
+// has an authorizer.
 func (a *access) request(ctx context.Context, h docker.RegistryHost, address string) (*http.Response, error) {
 	var before []*http.Response
 	for {
@@ -138,14 +139,16 @@ func (a *access) request(ctx context.Context, h docker.RegistryHost, address str
 		for k, v := range h.Header {
 			r.Header[k] = v
 		}
-		if err := h.Authorizer.Authorize(ctx, r); err != nil {
-			return nil, err
+		if h.Authorizer != nil {
+			if err := h.Authorizer.Authorize(ctx, r); err != nil {
+				return nil, err
+			}
 		}
 		resp, err := h.Client.Do(r)
 		if err != nil {
 			return nil, err
 		}
-		if resp.StatusCode != http.StatusUnauthorized || len(before) > 0 {
+		if resp.StatusCode != http.StatusUnauthorized || len(before) > 0 || h.Authorizer == nil {
 			return resp, nil
 		}
 		before = append(before, resp)

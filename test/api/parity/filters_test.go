@@ -204,6 +204,9 @@ var filterRows = []row{
 	{"POST /images/prune label", served, "", left("/images/prune?", "image", twoImages, "dangling", "false", "label", "mine=v")},
 	{"POST /images/prune label!", served, "", left("/images/prune?", "image", twoImages, "dangling", "false", "label!", "other")},
 
+	{"GET /images/search is-official", served, "", finds("is-official", "true")},
+	{"GET /images/search stars", served, "", finds("stars", "3")},
+
 	{"GET /volumes dangling", served, "", keeps("GET", "/volumes?", func(x *ctx) {
 		twoVolumes(x)
 		x.Docker("create", "-v", "no:/v", "busybox")

@@ -439,7 +439,7 @@ var createFlags = []row{
 		x.trap("--stop-signal", "SIGUSR1", "USR1")
 	}},
 	{"stop-timeout", served, "", shows("7", "{{.Config.StopTimeout}}", "--stop-timeout", "7")},
-	{"storage-opt", refused, "not served by holdfast: --storage-opt", refuses("--storage-opt", "size=20m")},
+	{"storage-opt", refused, "--storage-opt is supported only for overlay over xfs with 'pquota' mount option: not served by holdfast", refuses("--storage-opt", "size=20m")},
 	{"sysctl", served, "", prints("33", "cat /proc/sys/net/ipv4/ip_default_ttl", "--sysctl", "net.ipv4.ip_default_ttl=33")},
 	{"tmpfs", served, "", prints("1024", "df -k /t | tail -1 | awk '{print $2}'", "--tmpfs", "/t:size=1m")},
 	{"tty", served, "", func(t *testing.T, x *ctx) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"holdfast.dev/holdfast/internal/httpapi/route"
@@ -29,6 +30,7 @@ type Backend interface {
 	Save(ctx context.Context, refs []string, want []ocispec.Platform, w io.Writer) error
 	Pull(ctx context.Context, ref reference.Named, o domain.PullOptions, out io.Writer) error
 	Push(ctx context.Context, ref reference.Named, o domain.PushOptions, out io.Writer) error
+	Search(ctx context.Context, o domain.SearchOptions) ([]registry.SearchResult, error)
 }
 
 // Router serves /images.

@@ -172,10 +172,6 @@ func (rt *Router) attestations(w http.ResponseWriter, r *http.Request) error {
 	return route.JSON(w, http.StatusOK, out)
 }
 
-func (rt *Router) search(http.ResponseWriter, *http.Request) error {
-	return fault.New(errdefs.ErrNotImplemented, "docker search is not served by Holdfast: registries differ in how they search; use the registry's own page")
-}
-
 // decodePlatform reads a platform in its JSON form.
 func decodePlatform(s string) (*ocispec.Platform, error) {
 	var p ocispec.Platform

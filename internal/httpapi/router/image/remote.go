@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/httpapi/route"
 	domain "holdfast.dev/holdfast/internal/image"
 )
 
@@ -22,6 +24,28 @@ const (
 	// importStep is how often the progress of a download is told, in bytes.
 	importStep = 512 << 10
 )
+
+// search serves `docker search`.
+func (rt *Router) search(w http.ResponseWriter, r *http.Request) error {
+	filters, err := route.Filters(r)
+	if err != nil {
+		return err
+	}
+	o := domain.SearchOptions{Remote: remote(r), Term: r.FormValue("term"), Filters: filters}
+	if l := r.FormValue("limit"); l != "" {
+		if o.Limit, err = strconv.Atoi(l); err != nil {
+			return fault.New(errdefs.ErrInvalidArgument, "invalid limit specified: %s", err)
+		}
+		if o.Limit < 0 {
+			return fault.New(errdefs.ErrInvalidArgument, "invalid limit specified: %d", o.Limit)
+		}
+	}
+	out, err := rt.b.Search(r.Context(), o)
+	if err != nil {
+		return err
+	}
+	return route.JSON(w, http.StatusOK, out)
+}
 
 // download opens what `docker import URL` names. A name without a scheme is
 // one of http.
