@@ -3,7 +3,8 @@ package api
 import "time"
 
 // PathUsage tells the sizes of what changes: GET, UsageReport. With fresh=true
-// they are measured first.
+// they are measured first; with kind=… only those of that kind are told, and measured
+// where they may have changed.
 const PathUsage = Prefix + "/usage"
 
 // UsageReport is the ledger of sizes.

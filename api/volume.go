@@ -4,13 +4,17 @@ import "time"
 
 // Paths of volumes. {name} and {snapshot} are names, url.PathEscape'd.
 const (
-	PathVolume          = Prefix + "/volumes/{name}"                               // GET, Volume
-	PathVolumeClone     = Prefix + "/volumes/{name}/clone"                         // POST, VolumeClone, VolumeCopied
-	PathVolumeRename    = Prefix + "/volumes/{name}/rename"                        // POST, VolumeRename
-	PathVolumeResize    = Prefix + "/volumes/{name}/resize"                        // POST, VolumeResize
-	PathVolumeMove      = Prefix + "/volumes/{name}/move"                          // POST, VolumeMove, VolumeCopied
-	PathVolumeProtect   = Prefix + "/volumes/{name}/protect"                       // POST, VolumeProtect
-	PathVolumeExport    = Prefix + "/volumes/{name}/export"                        // GET ?snapshot=&live=&compress=zstd, a tar
+	PathVolume        = Prefix + "/volumes/{name}"         // GET, Volume
+	PathVolumeClone   = Prefix + "/volumes/{name}/clone"   // POST, VolumeClone, VolumeCopied
+	PathVolumeRename  = Prefix + "/volumes/{name}/rename"  // POST, VolumeRename
+	PathVolumeResize  = Prefix + "/volumes/{name}/resize"  // POST, VolumeResize
+	PathVolumeMove    = Prefix + "/volumes/{name}/move"    // POST, VolumeMove, VolumeCopied
+	PathVolumeProtect = Prefix + "/volumes/{name}/protect" // POST, VolumeProtect
+	PathVolumeExport  = Prefix + "/volumes/{name}/export"  // GET ?snapshot=&live=&compress=zstd, a tar
+	// PathVolumeFiles has the files of a volume, or to read of VOLUME@SNAPSHOT, as
+	// Docker has those of containers: HEAD ?path= (PathStat, in PathStatHeader), GET
+	// ?path= (a tar, and the header), PUT ?path=&noOverwriteDirNonDir= (a tar).
+	PathVolumeFiles     = Prefix + "/volumes/{name}/archive"
 	PathVolumeImport    = Prefix + "/volumes/{name}/import"                        // POST ?driver=&label=k=v&opt=k=v, a tar; VolumeImported
 	PathTrash           = Prefix + "/trash"                                        // GET, []TrashedVolume; DELETE (all), []TrashedVolume
 	PathTrashed         = Prefix + "/trash/{name}"                                 // DELETE; {name} is an ID or a name
@@ -119,6 +123,18 @@ type VolumeImported struct {
 	Name  string `json:"name"`
 	Files int64  `json:"files"`
 	Bytes int64  `json:"bytes"`
+}
+
+// PathStatHeader has a PathStat, as JSON in base64.
+const PathStatHeader = "X-Docker-Container-Path-Stat"
+
+// PathStat describes a file as Docker does.
+type PathStat struct {
+	Name       string    `json:"name"`
+	Size       int64     `json:"size"`
+	Mode       uint32    `json:"mode"` // Go's fs.FileMode
+	Mtime      time.Time `json:"mtime"`
+	LinkTarget string    `json:"linkTarget"`
 }
 
 // SnapshotPrune says which snapshots go.

@@ -58,7 +58,12 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 
 // send makes a request, of the given type where it has a body, and has read take
 // the reply if that is no error.
-func (c *Client) send(ctx context.Context, method, path, contentType string, body io.Reader, read func(io.Reader) error) (err error) {
+func (c *Client) send(ctx context.Context, method, path, contentType string, body io.Reader, read func(io.Reader) error) error {
+	return c.sendFull(ctx, method, path, contentType, body, func(resp *http.Response) error { return read(resp.Body) })
+}
+
+// sendFull is send for one who wants the reply's header as well.
+func (c *Client) sendFull(ctx context.Context, method, path, contentType string, body io.Reader, read func(*http.Response) error) (err error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://holdfast"+path, body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
@@ -74,7 +79,7 @@ func (c *Client) send(ctx context.Context, method, path, contentType string, bod
 	if resp.StatusCode >= http.StatusBadRequest {
 		return failure(resp)
 	}
-	return read(resp.Body)
+	return read(resp)
 }
 
 // failure makes an error of an error reply. A daemon that has no such endpoint,
@@ -87,7 +92,9 @@ func failure(resp *http.Response) error {
 	if err != nil {
 		return fmt.Errorf("read error reply: %w", err)
 	}
-	if json.Unmarshal(b, &m) != nil || m.Message == "" {
+	if len(b) == 0 { // to a HEAD
+		m.Message = http.StatusText(resp.StatusCode)
+	} else if json.Unmarshal(b, &m) != nil || m.Message == "" {
 		m.Message = string(b)
 	}
 	if resp.StatusCode == http.StatusNotFound && m.Message == "page not found" {

@@ -20,6 +20,14 @@ func (c *Client) Usage(ctx context.Context, fresh bool) (api.UsageReport, error)
 	return out, err
 }
 
+// VolumeUsage tells the sizes of volumes, those first measured that may have
+// changed.
+func (c *Client) VolumeUsage(ctx context.Context) (api.UsageReport, error) {
+	var out api.UsageReport
+	err := c.call(ctx, http.MethodGet, api.PathUsage+"?fresh=true&kind="+api.UsageVolume, nil, &out)
+	return out, err
+}
+
 // Prune removes what nobody uses, or says what it would remove.
 func (c *Client) Prune(ctx context.Context, r api.PruneRequest) (api.PruneReport, error) {
 	var out api.PruneReport

@@ -25,7 +25,7 @@ func addVolumeVerbs(cmd *cobra.Command, dockerCli command.Cli) {
 	cmd.AddCommand(
 		newCheck(dockerCli), newSnapshot(dockerCli), newClone(dockerCli), newRename(dockerCli), newResize(dockerCli),
 		newProtect(dockerCli, true), newProtect(dockerCli, false), newVolumeExport(dockerCli), newVolumeImport(dockerCli),
-		newMove(dockerCli), newTrash(dockerCli), newUndelete(dockerCli),
+		newMove(dockerCli), newVolumeCopy(dockerCli), newVolumeTop(dockerCli), newTrash(dockerCli), newUndelete(dockerCli),
 		newBackupRepo(dockerCli), newBackup(dockerCli), newBackups(dockerCli), newRestore(dockerCli), newVerify(dockerCli),
 	)
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
-	"github.com/moby/sys/symlink"
 
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
@@ -164,33 +163,12 @@ func (s *Service) unmountStopped(ctx context.Context, r *Record) {
 	}
 }
 
-// clientPath is a path inside the container as the client wrote it: absolute,
-// and with the trailing slash or dot that says "what is in the directory".
-func clientPath(p string) string {
-	return archive.PreserveTrailingDotOrSeparator(filepath.Join("/", p), p)
-}
-
 // fileError words an error of a path for the client.
 func fileError(err error, path, name string) error {
 	if errors.Is(err, os.ErrNotExist) && !errdefs.IsInvalidArgument(err) {
 		return fault.New(errdefs.ErrNotFound, "Could not find the file %s in container %s", path, name)
 	}
 	return err
-}
-
-// statInside stats a path; it runs inside a view.
-func statInside(path string) (container.PathStat, error) {
-	st, err := os.Lstat(path)
-	if err != nil {
-		return container.PathStat{}, err
-	}
-	out := container.PathStat{Name: filepath.Base(path), Size: st.Size(), Mode: st.Mode(), Mtime: st.ModTime()}
-	if st.Mode()&os.ModeSymlink != 0 {
-		if out.LinkTarget, err = symlink.FollowSymlinkInScope(path, "/"); err != nil {
-			return container.PathStat{}, err
-		}
-	}
-	return out, nil
 }
 
 // StatPath describes a file of a container.
@@ -204,11 +182,7 @@ func (s *Service) StatPath(ctx context.Context, name, path string) (container.Pa
 		return container.PathStat{}, err
 	}
 	defer v.close()
-	var st container.PathStat
-	err = v.Do(func() (err error) {
-		st, err = statInside(clientPath(path))
-		return err
-	})
+	st, err := v.Stat(path)
 	return st, fileError(err, path, name)
 }
 
@@ -224,27 +198,17 @@ func (s *Service) ArchivePath(ctx context.Context, name, path string) (io.ReadCl
 	if err != nil {
 		return nil, st, err
 	}
-	abs := clientPath(path)
-	err = v.Do(func() (err error) {
-		st, err = statInside(abs)
-		return err
-	})
-	if err != nil {
+	if st, err = v.Stat(path); err != nil {
 		v.close()
 		return nil, st, fileError(err, path, name)
 	}
-	dir, base := abs, "."
-	if !st.Mode.IsDir() {
-		dir, base = filepath.Split(abs)
-	}
-	tar, err := archive.NewTarballer(dir, archive.TarResourceRebaseOpts(base, filepath.Base(abs)))
+	tar, err := v.Tar(path, st)
 	if err != nil {
 		v.close()
 		return nil, st, err
 	}
-	v.Go(tar.Do)
 	s.emit(v.rec, events.ActionArchivePath, nil)
-	return &viewReader{ReadCloser: tar.Reader(), v: v}, st, nil
+	return &viewReader{ReadCloser: tar, v: v}, st, nil
 }
 
 // viewReader leaves the view with the end of the stream.

@@ -5,7 +5,10 @@ import (
 	"context"
 	"slices"
 
+	"github.com/containerd/errdefs"
+
 	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/usage"
 )
 
@@ -13,15 +16,29 @@ import (
 type storageBackend struct{ d *Daemon }
 
 // Usage implements the storage router's Backend.
-func (b storageBackend) Usage(ctx context.Context, fresh bool) (api.UsageReport, error) {
+func (b storageBackend) Usage(ctx context.Context, fresh bool, kind string) (api.UsageReport, error) {
 	out := api.UsageReport{Items: []api.UsageItem{}}
+	kinds := map[string]usage.Kind{
+		api.UsageContainer: usage.Layer, api.UsageVolume: usage.Volume, api.UsageSnapshot: usage.Snapshot, api.UsageTrash: usage.Trash,
+	}
+	var only []usage.Kind
+	if kind != "" {
+		k, ok := kinds[kind]
+		if !ok {
+			return out, fault.New(errdefs.ErrInvalidArgument, "unknown kind %q: want container, volume, snapshot or trash", kind)
+		}
+		only = append(only, k)
+	}
 	if fresh {
-		if err := b.d.ledger.Fresh(ctx, true); err != nil {
+		if err := b.d.ledger.Fresh(ctx, kind == "", only...); err != nil {
 			return out, err
 		}
 	}
 	names, trash := b.d.containers.Names(), b.d.trashNames()
 	for _, i := range b.d.ledger.Items() {
+		if len(only) > 0 && !slices.Contains(only, i.Key.Kind) {
+			continue
+		}
 		u := api.UsageItem{
 			Kind: api.UsageVolume, ID: i.Key.ID, Name: i.Key.ID,
 			Bytes: i.Bytes, Disk: i.Disk, Files: i.Files, MeasuredAt: i.At, Exact: i.Exact, InUse: i.Open,

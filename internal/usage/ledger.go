@@ -219,11 +219,14 @@ func (l *Ledger) Measured() <-chan struct{} {
 }
 
 // Fresh measures everything that may have changed since it was measured, or,
-// with all, everything.
-func (l *Ledger) Fresh(ctx context.Context, all bool) error {
+// with all, everything; with kinds, of those alone.
+func (l *Ledger) Fresh(ctx context.Context, all bool, kinds ...Kind) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2)
 	for _, s := range l.d.Subjects.All() {
+		if len(kinds) > 0 && !slices.Contains(kinds, s.Key.Kind) {
+			continue
+		}
 		if _, _, n := l.state(s); n == exact && !all {
 			continue
 		}

@@ -14,7 +14,8 @@ import (
 // Backend is the engine as this router needs it.
 type Backend interface {
 	// Usage tells all measured sizes; fresh measures them first.
-	Usage(ctx context.Context, fresh bool) (api.UsageReport, error)
+	// With a kind it is of those alone, and only what may have changed is measured.
+	Usage(ctx context.Context, fresh bool, kind string) (api.UsageReport, error)
 	// Prune plans and, unless it is a dry run, removes. Steps are of known kinds,
 	// each given once.
 	Prune(ctx context.Context, r api.PruneRequest) (api.PruneReport, error)
@@ -54,7 +55,7 @@ func (rt *Router) Routes() []route.Route {
 }
 
 func (rt *Router) usage(w http.ResponseWriter, r *http.Request) error {
-	out, err := rt.b.Usage(r.Context(), route.Bool(r, "fresh"))
+	out, err := rt.b.Usage(r.Context(), route.Bool(r, "fresh"), r.FormValue("kind"))
 	if err != nil {
 		return err
 	}

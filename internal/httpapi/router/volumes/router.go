@@ -64,11 +64,14 @@ type Router struct {
 	b       Backend
 	pools   Pools
 	archive Archiver
+	files   Files
 	clock   clock.Clock
 }
 
 // New returns the router.
-func New(b Backend, p Pools, a Archiver, c clock.Clock) *Router { return &Router{b, p, a, c} }
+func New(b Backend, p Pools, a Archiver, f Files, c clock.Clock) *Router {
+	return &Router{b, p, a, f, c}
+}
 
 // Routes implements route.Router.
 func (rt *Router) Routes() []route.Route {
@@ -96,6 +99,9 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodPost, Path: api.PathPoolGrow, Handler: rt.growPool},
 		{Method: http.MethodPost, Path: api.PathPoolCheck, Handler: rt.checkPool},
 		{Method: http.MethodPost, Path: api.PathVolumeProtect, Handler: rt.protect},
+		{Method: http.MethodHead, Path: api.PathVolumeFiles, Handler: rt.statFile},
+		{Method: http.MethodGet, Path: api.PathVolumeFiles, Handler: rt.readFiles},
+		{Method: http.MethodPut, Path: api.PathVolumeFiles, Handler: rt.writeFiles},
 		{Method: http.MethodGet, Path: api.PathVolumeExport, Handler: rt.export},
 		{Method: http.MethodPost, Path: api.PathVolumeImport, Handler: rt.importTar},
 	}
