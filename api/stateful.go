@@ -21,6 +21,8 @@ type StatefulSet struct {
 	Epoch       uint64           `json:"epoch"`
 	Leader      string           `json:"leader"` // a member's name; empty while there is none
 	Writable    bool             `json:"writable"`
+	Protected   bool             `json:"protected"`             // another leader with every acknowledged row is ready, should this one be lost
+	Unprotected string           `json:"unprotected,omitempty"` // why not
 	Paused      bool             `json:"paused"`
 	Waiting     string           `json:"waiting,omitempty"` // for what, where something is missing
 	Members     []StatefulMember `json:"members"`

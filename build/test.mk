@@ -10,7 +10,7 @@ DURATION ?= 10m
 $(GOLANGCI): tools/lint/go.mod tools/lint/go.sum
 	cd tools/lint && $(GO) build -o ../../$(GOLANGCI) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-.PHONY: check fix test test-unit test-api test-race bin/race test-cluster test-e2e test-chaos fuzz fuzz-short compat golden-update bench
+.PHONY: check fix test test-unit test-api test-race bin/race test-cluster test-e2e test-chaos test-set-chaos fuzz fuzz-short compat golden-update bench
 
 check: $(GOLANGCI) ## lint, import rules, package comments
 	$(GOLANGCI) run ./...
@@ -51,6 +51,9 @@ test-e2e: build ## the store in a browser (root)
 
 test-chaos: build ## kill -9 loops for DURATION (root)
 	HF_CHAOS_DURATION=$(DURATION) $(GO) run ./cmd/hfdev test chaos
+
+test-set-chaos: build ## faults of all kinds under a stateful set for DURATION (root)
+	HF_CHAOS_DURATION=$(DURATION) $(GO) run ./cmd/hfdev test -run 'TestSetChaos$$' cluster
 
 compat: build ## other people's clients on this engine and on dockerd; writes docs/compat-twin.md (root)
 	@rm -rf bin/compat && mkdir -p bin/compat

@@ -82,6 +82,9 @@ func setState(s api.StatefulSet) string {
 	switch {
 	case s.Writable:
 		words = append(words, "writable")
+		if s.Protected {
+			words = append(words, "protected")
+		}
 	case s.Waiting != "":
 		words = append(words, "waiting: "+s.Waiting)
 	default:
@@ -97,6 +100,9 @@ func newStatefulStatus(dockerCli command.Cli) *cobra.Command {
 	return statefulOne(dockerCli, "status", "Show the members of a stateful set", func(s api.StatefulSet) error {
 		out := dockerCli.Out()
 		fmt.Fprintf(out, "%s: epoch %d, %s\n", s.Name, s.Epoch, setState(s))
+		if s.Writable && !s.Protected {
+			fmt.Fprintf(out, "not protected against the loss of its leader: %s\n", s.Unprotected)
+		}
 		w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 		fmt.Fprintln(w, "MEMBER\tNODE\tADDRESS\tSTATE\tEPOCH\tLAG\tACKNOWLEDGES\tPROBLEM")
 		for _, m := range s.Members {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -52,11 +53,13 @@ func showStateful(id string, v sets.Shown, hostnames map[string]string) api.Stat
 		Writable: leader != "" && v.States[leader].Phase == stateful.Leading && v.States[leader].Epoch == r.Epoch,
 		Paused:   v.Set.Paused, Waiting: v.Waiting, Members: []api.StatefulMember{},
 	}
+	out.Unprotected = v.Set.Unprotected(v.States)
+	out.Protected = out.Unprotected == ""
 	led := v.States[leader]
 	for _, m := range v.Set.Members() {
 		row := api.StatefulMember{Name: m, Node: hostnames[v.Set.Homes[m]], Address: v.Addrs[m], Phase: "unknown"}
 		if st, ok := v.States[m]; ok {
-			row.Phase, row.Epoch, row.Problem = string(st.Phase), st.Epoch, st.Problem
+			row.Phase, row.Epoch, row.Problem = string(st.Phase), st.Epoch, cmp.Or(st.Problem, st.Unfit)
 			for _, f := range led.Streams {
 				if f.Identity == st.Identity {
 					row.Lag = &f.Lag

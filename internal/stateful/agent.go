@@ -71,6 +71,8 @@ const (
 	// aloneAfter is how long a leader waits for a follower before it goes on alone,
 	// where the set allows that.
 	aloneAfter = 5 * time.Second
+	// silentAfter is how long a helper that does not answer may still be told to lead on.
+	silentAfter = 1500 * time.Millisecond
 )
 
 // Agent is a node's side of all sets: it holds the node's lease and has the local
@@ -87,6 +89,15 @@ type Agent struct {
 	states map[string]State // by member, as last seen
 	locals []Local
 	alone  map[string]time.Time
+	seen   map[string]time.Time // by member: when its helper answered last
+	told   map[string]told      // by set: the last end that a helper may have heard of
+	wishes map[string]string    // by set: who was to lead when it was given back last
+}
+
+// told is until when a helper leads at most.
+type told struct {
+	epoch uint64
+	until time.Time
 }
 
 // NewAgent returns an agent: call Run.
@@ -94,6 +105,7 @@ func NewAgent(d AgentDeps) *Agent {
 	return &Agent{
 		d: d, poke: make(chan struct{}, 1), holder: NewHolder(d.Terms),
 		views: map[string]View{}, states: map[string]State{}, alone: map[string]time.Time{},
+		seen: map[string]time.Time{}, told: map[string]told{}, wishes: map[string]string{},
 	}
 }
 
@@ -140,6 +152,14 @@ func (a *Agent) Run(ctx context.Context) {
 			})
 		}
 		a.keep(locals)
+		for set, epoch := range a.silent() {
+			a.d.Log.Warn("leader does not answer and its lease has ended: the set is given back", logkey.Name, set, logkey.Epoch, epoch)
+			wg.Go(func() {
+				if err := a.release(ctx, set, epoch, ""); err != nil && ctx.Err() == nil {
+					a.d.Log.Warn("set not given back yet", logkey.Name, set, logkey.Err, err)
+				}
+			})
+		}
 		if clock.Sleep(ctx, a.d.Clock, lookEvery) != nil {
 			return
 		}
@@ -229,8 +249,57 @@ func (a *Agent) renew(ctx context.Context, term uint64) error {
 	a.holder.Renewed(term, asked, r.Grants)
 	a.views = r.Views
 	locals := slices.Clone(a.locals)
+	owed := a.holder.Owed(r.Grants)
 	a.mu.Unlock()
-	return a.extend(ctx, locals)
+	errs := []error{a.extend(ctx, locals)}
+	for _, g := range owed {
+		errs = append(errs, a.d.Managers.Release(ctx, g.Set, g.Epoch, a.wish(g.Set)))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Agent) wish(set string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.wishes[set]
+}
+
+// silent are the sets that are led here by members whose helpers do not answer, and
+// whose last end has passed: they are stopped, or frozen and will find that it has.
+func (a *Agent) silent() map[string]uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.d.Now()
+	out := map[string]uint64{}
+	for set, v := range a.views {
+		epoch, _, ok := a.holder.Leads(set, now)
+		if !ok || epoch != v.Record.Epoch || now.Sub(a.seen[MemberOf(v.Record.Leader)]) <= silentAfter {
+			continue
+		}
+		if a.told[set].epoch != epoch {
+			// What the helper heard from this daemon's forerunner is not known here.
+			a.told[set] = told{epoch, now.Add(a.d.Terms.TTL)}
+		}
+		if !now.Before(a.told[set].until) {
+			out[set] = epoch
+			a.holder.Release(set, epoch) // said once
+		}
+	}
+	return out
+}
+
+// tell notes what a helper is about to hear; false for one that is silent, which
+// would hear it whenever it goes on.
+func (a *Agent) tell(l Local, epoch uint64, until time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.d.Now().Sub(a.seen[l.Member]) > silentAfter {
+		return false
+	}
+	if t := a.told[l.Set]; t.epoch != epoch || until.After(t.until) {
+		a.told[l.Set] = told{epoch, until}
+	}
+	return true
 }
 
 // extend moves the end of what leads here. It waits for no step of a member: one
@@ -242,7 +311,7 @@ func (a *Agent) extend(ctx context.Context, locals []Local) error {
 		st := a.states[l.Member]
 		epoch, until, ok := a.holder.Leads(l.Set, a.d.Now())
 		a.mu.Unlock()
-		if ok && (st.Phase == Leading || st.Phase == Promoting) && st.Epoch == epoch {
+		if ok && (st.Phase == Leading || st.Phase == Promoting) && st.Epoch == epoch && a.tell(l, epoch, until) {
 			errs = append(errs, l.Helper.Extend(ctx, epoch, until, until.Add(-a.d.Terms.Margin)))
 		}
 	}
@@ -269,6 +338,7 @@ func (a *Agent) step(ctx context.Context, l Local) {
 	}
 	a.mu.Lock()
 	a.states[l.Member] = st
+	a.seen[l.Member] = a.d.Now()
 	v, known := a.views[l.Set]
 	now := a.d.Now()
 	epoch, until, granted := a.holder.Leads(l.Set, now)
@@ -295,6 +365,9 @@ func (a *Agent) apply(ctx context.Context, l Local, v View, act Act) error {
 	m := a.d.Managers
 	switch {
 	case act.Lead != nil:
+		if !a.tell(l, act.Lead.Epoch, act.Lead.Until) {
+			return nil // it answers again before it leads
+		}
 		return l.Helper.Lead(ctx, *act.Lead)
 	case act.Stop > 0:
 		_, err := l.Helper.StepDown(ctx, act.Stop, false)
@@ -331,6 +404,7 @@ const switchLimit = 60 * time.Second
 func (a *Agent) release(ctx context.Context, set string, epoch uint64, to string) error {
 	a.mu.Lock()
 	a.holder.Release(set, epoch)
+	a.wishes[set] = to
 	a.mu.Unlock()
 	return a.d.Managers.Release(ctx, set, epoch, to)
 }

@@ -59,6 +59,9 @@ type ControllerDeps struct {
 	Store Store
 	Nodes Nodes
 	Terms Terms
+	// Observer has seen leases before this controller began, if it is not nil: with one
+	// that has not, a lost leader is waited for a whole TTL from now.
+	Observer *Observer
 	// Now is the clock that leases of others are judged by: it is never set.
 	Now func() time.Time
 }
@@ -69,7 +72,8 @@ type Controller struct {
 	obs  *Observer
 	poke chan struct{}
 
-	mu      sync.Mutex // guards waits; never held across I/O
+	mu      sync.Mutex      // guards what follows; never held across I/O
+	leads   map[string]bool // nodes with a leader
 	waits   map[string]string
 	ongoing map[string]bool
 	wg      sync.WaitGroup
@@ -77,7 +81,11 @@ type Controller struct {
 
 // NewController returns a controller that has seen nothing.
 func NewController(d ControllerDeps) *Controller {
-	return &Controller{d: d, obs: NewObserver(d.Terms), poke: make(chan struct{}, 1), waits: map[string]string{}, ongoing: map[string]bool{}}
+	obs := d.Observer
+	if obs == nil {
+		obs = NewObserver(d.Terms)
+	}
+	return &Controller{d: d, obs: obs, poke: make(chan struct{}, 1), waits: map[string]string{}, ongoing: map[string]bool{}}
 }
 
 // Timing of a Controller.
@@ -115,7 +123,39 @@ func (c *Controller) Run(ctx context.Context) {
 		case <-c.poke:
 		case <-t.C():
 		}
-		t.Reset(watchEvery)
+		t.Reset(c.next())
+	}
+}
+
+// next is when there may be something to do that nobody pokes for.
+func (c *Controller) next() time.Duration {
+	c.mu.Lock()
+	leads := c.leads
+	c.mu.Unlock()
+	wait, now := watchEvery, c.d.Now()
+	for node := range leads {
+		if left, ok := c.obs.left(node, now); ok && left > 0 {
+			wait = min(wait, left)
+		}
+	}
+	return wait
+}
+
+// Watch notes all leases as they are now, for a controller that begins later.
+func Watch(ctx context.Context, st Store, o *Observer, now func() time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	snap, err := st.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	o.seeAll(snap, now())
+	return nil
+}
+
+func (o *Observer) seeAll(snap Snapshot, now time.Time) {
+	for node, l := range snap.Leases {
+		o.See(node, l.Value.Lease, now)
 	}
 }
 
@@ -141,9 +181,16 @@ func (c *Controller) Step(ctx context.Context) error {
 		return err
 	}
 	now := c.d.Now()
-	for node, l := range snap.Leases {
-		c.obs.See(node, l.Value.Lease, now)
+	c.obs.seeAll(snap, now)
+	leads := map[string]bool{}
+	for _, s := range snap.Sets {
+		if r := s.Value.Record; r.Leader != "" {
+			leads[r.Node] = true
+		}
 	}
+	c.mu.Lock()
+	c.leads = leads
+	c.mu.Unlock()
 	for name, s := range snap.Sets {
 		switch Judge(s.Value, snap.Leases[s.Value.Record.Node].Value.Lease, c.obs.Expired(s.Value.Record.Node, now)) {
 		case Revoking:
@@ -318,7 +365,7 @@ func Reports(s Set, got []State, leases map[string]Versioned[NodeLease]) []Repor
 			continue
 		}
 		node := s.Homes[st.Member]
-		r := Report{Member: st.Identity, Promised: st.Promised, Position: st.Position, Node: node, Term: leases[node].Value.Term}
+		r := Report{Member: st.Identity, Promised: st.Promised, Position: st.Position, Node: node, Term: leases[node].Value.Term, Unfit: st.Unfit}
 		if leases[node].Value.Revoked {
 			r.Unfit = "its node is coming back"
 		}

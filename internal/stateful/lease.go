@@ -1,6 +1,10 @@
 package stateful
 
-import "time"
+import (
+	"slices"
+	"sync"
+	"time"
+)
 
 // Terms are the times of a node's lease, the same on all nodes of a cluster.
 type Terms struct {
@@ -122,6 +126,12 @@ func (h *Holder) Release(set string, epoch uint64) {
 	}
 }
 
+// Owed are the grants of an answer that were given back: the store does not know it
+// yet, or the answer is older. To tell it again does no harm.
+func (h *Holder) Owed(grants []Grant) []Grant {
+	return slices.DeleteFunc(slices.Clone(grants), func(g Grant) bool { return g.Epoch > h.released[g.Set] })
+}
+
 // Leads says whether the node may lead the set now, in which epoch, and until
 // when: at that moment the leader must have stopped, so stopping begins Margin
 // earlier, which is when Leads turns false.
@@ -134,9 +144,12 @@ func (h *Holder) Leads(set string, now time.Time) (epoch uint64, until time.Time
 }
 
 // Observer judges other nodes' leases by its own clock. A new one has seen
-// nothing, so that no lease expires for it before a whole TTL.
+// nothing, so that no lease expires for it before a whole TTL. What it sees may be
+// old: then a lease expires for it early, and can not be revoked, since it is not
+// the one that is stored.
 type Observer struct {
 	terms Terms
+	mu    sync.Mutex // guards seen
 	seen  map[string]sighting
 }
 
@@ -152,6 +165,8 @@ func NewObserver(t Terms) *Observer {
 
 // See takes what the store says of a node's lease at now.
 func (o *Observer) See(node string, l Lease, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if s, ok := o.seen[node]; ok && s.lease.Term == l.Term && s.lease.Turn == l.Turn {
 		o.seen[node] = sighting{lease: l, at: s.at}
 		return
@@ -161,6 +176,8 @@ func (o *Observer) See(node string, l Lease, now time.Time) {
 
 // Seen is the lease as it was last seen.
 func (o *Observer) Seen(node string) (Lease, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	s, ok := o.seen[node]
 	return s.lease, ok
 }
@@ -169,8 +186,16 @@ func (o *Observer) Seen(node string) (Lease, bool) {
 // any clock within Drift of this one. The term may then be revoked, by
 // compare-and-swap against the lease Seen, so that a renewal in between wins.
 func (o *Observer) Expired(node string, now time.Time) bool {
+	left, ok := o.left(node, now)
+	return ok && left <= 0
+}
+
+// left is how long it takes until then, if nothing new is seen.
+func (o *Observer) left(node string, now time.Time) (time.Duration, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	s, ok := o.seen[node]
-	return ok && now.Sub(s.at) >= o.terms.wait()
+	return s.at.Add(o.terms.wait()).Sub(now), ok
 }
 
 // wait is TTL, longer by what the holder's clock may be slow and this one fast.

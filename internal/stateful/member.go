@@ -39,6 +39,8 @@ type State struct {
 	CaughtUp bool // all of Ack.Members have what was written when Ack came in force
 	Streams  []Stream
 	Problem  string
+	// Unfit is why the member cannot lead; empty for one that can.
+	Unfit string
 }
 
 // Stream is a follower as its leader sees it.

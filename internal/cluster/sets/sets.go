@@ -44,13 +44,16 @@ var terms = stateful.Terms{TTL: 5 * time.Second, Margin: time.Second, Drift: 100
 const (
 	askLimit     = 1500 * time.Millisecond
 	promiseLimit = 10 * time.Second
-	leadEvery    = time.Second // how often a manager looks whether it is the raft leader
+	leadEvery    = 250 * time.Millisecond // how often a manager looks whether it is the raft leader
+	leadLimit    = 500 * time.Millisecond
+	orderEvery   = time.Second // how often members are brought in order
 )
 
 // Sets is this node's part in all sets.
 type Sets struct {
 	d     Deps
 	agent *stateful.Agent
+	obs   *stateful.Observer
 
 	mu         sync.Mutex // guards what follows; never held across I/O
 	controller *stateful.Controller
@@ -59,7 +62,7 @@ type Sets struct {
 
 // New returns a Sets: call Run.
 func New(d Deps) *Sets {
-	s := &Sets{d: d, problems: map[string]string{}}
+	s := &Sets{d: d, obs: stateful.NewObserver(terms), problems: map[string]string{}}
 	s.agent = stateful.NewAgent(stateful.AgentDeps{
 		Clock: d.Clock, Log: d.Log, Managers: managers{s}, Terms: terms, Now: d.Now, Locals: d.Locals,
 		LoadTerm: s.loadTerm, SaveTerm: s.saveTerm,
@@ -101,12 +104,16 @@ func (s *Sets) control(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if leads, err := s.raftLeader(ctx, st); err != nil || !leads {
+	if leads, err := s.raftLeader(ctx, st); err != nil {
 		return err
+	} else if !leads {
+		// It looks on: should it become the raft leader because the last one is lost, with
+		// what led there, the time that has passed counts.
+		return stateful.Watch(ctx, st, s.obs, s.d.Now)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c := stateful.NewController(stateful.ControllerDeps{Clock: s.d.Clock, Log: s.d.Log, Store: st, Nodes: s, Terms: terms, Now: s.d.Now})
+	c := stateful.NewController(stateful.ControllerDeps{Clock: s.d.Clock, Log: s.d.Log, Store: st, Nodes: s, Terms: terms, Observer: s.obs, Now: s.d.Now})
 	s.setController(c)
 	defer s.setController(nil)
 	var wg sync.WaitGroup
@@ -120,7 +127,7 @@ func (s *Sets) control(ctx context.Context) error {
 			s.d.Log.Warn("members of sets not brought in order", logkey.Err, err)
 		}
 		failing = err != nil
-		if clock.Sleep(ctx, s.d.Clock, leadEvery) != nil {
+		if clock.Sleep(ctx, s.d.Clock, orderEvery) != nil {
 			return nil
 		}
 		if leads, err := s.raftLeader(ctx, st); err != nil || !leads {
@@ -146,7 +153,7 @@ func (s *Sets) pokeController(context.Context) {
 }
 
 func (s *Sets) raftLeader(ctx context.Context, st store) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, leadLimit)
 	defer cancel()
 	r, err := st.c.GetNode(ctx, &api.GetNodeRequest{NodeID: s.d.Self()})
 	if err != nil {

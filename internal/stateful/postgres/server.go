@@ -38,7 +38,9 @@ type Config struct {
 	Password  string
 	Trust     bool
 	Database  string // made with the set; empty: none
-	Scripts   string // folder of *.sql and *.sh that are run once, on the first leader
+	// StallLimit is how long a leader may do nothing before it is ended; 0: ten seconds.
+	StallLimit time.Duration
+	Scripts    string // folder of *.sql and *.sh that are run once, on the first leader
 }
 
 // Server is one member.
@@ -126,6 +128,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.watch(ctx) })
 	wg.Go(func() { s.observe(ctx) })
+	wg.Go(func() { s.probe(ctx) })
 	s.keepRunning(ctx)
 	s.interrupt()
 	s.do.Lock() // what is under way ends first

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -31,7 +32,7 @@ type real struct {
 	t *testing.T
 }
 
-func startReal(t *testing.T, name string, port int) *real {
+func startReal(t *testing.T, name string, port int, prepare ...func(*Config)) *real {
 	t.Helper()
 	testkit.RequireRoot(t)
 	u, err := user.Lookup("postgres")
@@ -70,6 +71,9 @@ func startReal(t *testing.T, name string, port int) *real {
 		if err := os.Chown(d, uid, gid); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, f := range prepare {
+		f(&c)
 	}
 	s, err := New(c)
 	if err != nil {
@@ -220,6 +224,12 @@ func TestSetOfRealServers(t *testing.T) {
 		t.Error("an epoch is led twice")
 	}
 	a.follow(b, 2)
+	for _, m := range []*real{a, b} {
+		before := m.state()
+		if _, err := m.Promise(t.Context(), 2); err == nil || m.state().Phase != before.Phase {
+			t.Errorf("asked late, it is %s and was %s: %v", m.state().Phase, before.Phase, err)
+		}
+	}
 	if now := a.state().Identity; now == was.Identity {
 		t.Error("cloned data are the same member")
 	}
@@ -281,4 +291,54 @@ func TestLeaderEndsWithItsLease(t *testing.T) {
 	if s, err := New(a.c); err != nil || s.st.Lost != 1 || s.st.Promised != 1 {
 		t.Errorf("%+v %v", s.st, err)
 	}
+}
+
+// A leader whose server is stopped, or whose disk takes nothing more, is ended though
+// its lease goes on: it says that it lost its epoch, and why it is not to lead.
+func TestLeaderThatDoesNothing(t *testing.T) {
+	impatient := func(c *Config) { c.StallLimit = 2 * time.Second }
+	t.Run("its server is stopped", func(t *testing.T) {
+		a := startReal(t, "db-1", 17451, impatient)
+		a.promise(1)
+		a.lead(1, true, stateful.Ack{})
+		a.mu.Lock()
+		pid := a.cmd.Process.Pid
+		a.mu.Unlock()
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		a.until("is a standby again", func(st stateful.State) bool { return st.Phase == stateful.Resting && st.Lost == 1 })
+	})
+	t.Run("its disk is full", func(t *testing.T) {
+		var data string
+		small := func(c *Config) {
+			data = c.Data
+			if err := syscall.Mount("tmpfs", data, "tmpfs", 0, fmt.Sprintf("size=256m,uid=%d,gid=%d,mode=700", c.UID, c.GID)); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := syscall.Unmount(data, 0); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		a := startReal(t, "db-1", 17452, impatient, small)
+		a.promise(1)
+		a.lead(1, true, stateful.Ack{})
+		f, err := os.Create(filepath.Join(data, "ballast"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for b := make([]byte, 1<<20); err == nil; {
+			_, err = f.Write(b)
+		}
+		if cerr := f.Close(); cerr != nil || !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err, cerr)
+		}
+		a.until("is ended", func(st stateful.State) bool { return st.Lost == 1 && st.Unfit == "its disk is full" })
+		if err := os.Remove(f.Name()); err != nil {
+			t.Fatal(err)
+		}
+		a.until("may lead again", func(st stateful.State) bool { return st.Phase == stateful.Resting && st.Unfit == "" })
+	})
 }

@@ -67,6 +67,14 @@ func (s *Server) promise(epoch uint64) error {
 
 // Promise implements stateful.Helper.
 func (s *Server) Promise(ctx context.Context, epoch uint64) (stateful.State, error) {
+	// A question that comes late, or twice, stops nobody whom its answer made leader,
+	// nor who follows that one.
+	s.mu.Lock()
+	begun := s.lease.epoch == epoch || s.st.Epoch == epoch
+	s.mu.Unlock()
+	if begun {
+		return s.told(fmt.Errorf("epoch %d has begun", epoch))
+	}
 	end, err := s.begin(epoch)
 	if err != nil {
 		return s.told(err)
@@ -465,7 +473,13 @@ func (s *Server) slots(ctx context.Context, peers []string) error {
 func (s *Server) Extend(_ context.Context, epoch uint64, until, stop time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lease.epoch == epoch && until.After(s.lease.until) {
+	switch {
+	case s.lease.epoch != epoch:
+		return nil
+	case !s.c.Now().Before(s.lease.stop):
+		// It was frozen, and what was sent meanwhile comes before the watch has looked.
+		return fmt.Errorf("the lease of epoch %d has ended", epoch)
+	case until.After(s.lease.until):
 		s.lease.until, s.lease.stop = until, stop
 	}
 	return nil

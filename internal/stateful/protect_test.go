@@ -1,0 +1,53 @@
+package stateful
+
+import "testing"
+
+// A set is not protected between the moment at which its first leader asks its
+// followers and that at which the record says that they have everything: a leader
+// lost then is waited for, however many followers there are.
+func TestUnprotected(t *testing.T) {
+	set := func(f func(*Set)) *Set {
+		s := &Set{
+			Mode:   ModeOn,
+			Record: Record{Epoch: 4, Leader: "db-1.x", Last: "db-1.x", Sync: Sync{Members: []string{"db-2.y", "db-3.z"}, Need: 2}},
+			Chain:  Chain{{Epoch: 4}},
+			Homes:  map[string]string{"db-1": "n1", "db-2": "n2", "db-3": "n3"},
+		}
+		if f != nil {
+			f(s)
+		}
+		return s
+	}
+	leading := State{Phase: Leading, Epoch: 4, Streams: []Stream{{Identity: "db-2.y"}, {Identity: "db-3.z"}}, Ack: Ack{Members: []string{"db-2.y", "db-3.z"}, Count: 1}, InForce: true}
+	one := leading
+	one.Streams = leading.Streams[:1]
+	promoting := leading
+	promoting.Phase = Promoting
+	for _, c := range []struct {
+		name string
+		set  *Set
+		led  State
+		want string
+	}{
+		{"all follow", set(nil), leading, ""},
+		{"asked, and not recorded", set(func(s *Set) { s.Record.Sync = Sync{Need: 1} }), leading, "db-1 alone has every acknowledged row"},
+		{"went on alone", set(func(s *Set) { s.Record.Sync = Sync{Need: 1} }), State{Phase: Leading, Epoch: 4}, "db-1 alone has every acknowledged row"},
+		{"of a clone that came back", set(nil), func() State {
+			l := leading
+			l.Streams = []Stream{{Identity: "db-2.new"}, {Identity: "db-3.z"}}
+			return l
+		}(), "a new leader would need 2 of 2 members, and 1 follow"},
+		{"one follows, both are needed", set(nil), one, "a new leader would need 2 of 2 members, and 1 follow"},
+		{"one follows, one is needed", set(func(s *Set) { s.Record.Sync = Sync{Members: []string{"db-2.y"}, Need: 1} }), one, ""},
+		{"narrowed to more than there are", set(func(s *Set) { s.Record.Sync.Need = 3 }), leading, "db-1 alone has every acknowledged row"},
+		{"promoted", set(nil), promoting, "db-1 does not take writes yet"},
+		{"nobody knows that it writes", set(func(s *Set) { s.Chain = Chain{{Epoch: 3}} }), leading, "db-1 does not take writes yet"},
+		{"the leader does not answer", set(nil), State{}, "db-1 does not take writes yet"},
+		{"none", set(func(s *Set) { s.Record.Leader = "" }), leading, "it has no leader"},
+		{"asynchronous", set(func(s *Set) { s.Mode = ModeOff }), leading, "rows are acknowledged by the leader alone (synchronous=off)"},
+	} {
+		if got := c.set.Unprotected(map[string]State{"db-1": c.led}); got != c.want {
+			t.Errorf("%s: %q, not %q", c.name, got, c.want)
+		}
+	}
+}
