@@ -39,7 +39,7 @@ func classes() []class {
 		{name: "unit", args: []string{"-race", "-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/...", "./cmd/..."}, not: append([]string{"/internal/testkit"}, heavy...)},
 		{name: "unit", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./internal/cli/...", "./internal/stateful/...", "./cmd/holdfast/...", "./internal/testkit/...", "./build/..."}},
 		{name: "unit", dir: "examples/store", args: []string{"-shuffle=on", "-timeout=10m"}, pkgs: []string{"./..."}},
-		{name: "api", args: []string{"-timeout=20m"}, pkgs: []string{"./test/api"}, raced: true},
+		{name: "api", args: []string{"-timeout=20m", "-parallel=4"}, pkgs: []string{"./test/api"}, raced: true},
 		{name: "api", args: []string{"-timeout=15m"}, pkgs: []string{"./test/api/parity", "./test/compat", "./test/course"}},
 		// The tables have a case for each option and few that meet: not in CI, which
 		// they would make six minutes longer.

@@ -61,6 +61,11 @@ func (d *Daemon) bringUp(ctx context.Context) error {
 	if err := emptyTemp(d.paths.Temp); err != nil {
 		return err
 	}
+	// Libraries put theirs where the process has its temporary things, BuildKit mounts
+	// too: they belong where the next start finds what a kill left.
+	if err := os.Setenv("TMPDIR", d.paths.Temp); err != nil {
+		return fmt.Errorf("name the directory for temporary things: %w", err)
+	}
 	if d.id, err = identity(d.cfg.Root); err != nil {
 		return err
 	}

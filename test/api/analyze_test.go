@@ -159,6 +159,7 @@ RUN rm /junk && chown -R 1 /src
 
 // A layer whose blob was damaged on the disk is named; the daemon goes on.
 func TestAnalyzeDamagedImage(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it damages our store")
 	d := own(t, testkit.Options{})
 	d.Load(testkit.ImageSpec{Ref: "dam:v1", Layers: [][]byte{testkit.Layer{"a": {Body: "a"}}.Tar(), testkit.Layer{"b": {Body: strings.Repeat("b", 5000)}}.Tar()}})

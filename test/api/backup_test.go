@@ -29,6 +29,7 @@ func backupsOf(t *testing.T, d *testkit.Daemon, volume string) (out api.BackupLi
 }
 
 func TestBackupRestoreVerify(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "Holdfast's own")
 	d := own(t, testkit.Options{})
 	d.Docker("volume", "create", "data")
@@ -105,6 +106,7 @@ func TestBackupRestoreVerify(t *testing.T) {
 // A daemon that is killed in the middle leaves the volumes as they were, and the next
 // one can do it again.
 func TestAKilledDaemonLeavesNoHalfRestore(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "Holdfast's own")
 	d := own(t, testkit.Options{})
 	repository(t, d, "nas")
@@ -146,6 +148,7 @@ func TestAKilledDaemonLeavesNoHalfRestore(t *testing.T) {
 }
 
 func TestBackupsBySchedule(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "Holdfast's own")
 	d := own(t, testkit.Options{Config: map[string]any{"backup": map[string]any{"keep": "last=2"}}})
 	repository(t, d, "nas")

@@ -232,6 +232,7 @@ func peak(t *testing.T, d *testkit.Daemon) int {
 
 // TestHugeInputIsBounded: requests that pretend to be small things and never end.
 func TestHugeInputIsBounded(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it looks into our own daemon")
 	d := own(t, testkit.Options{})
 	up(d, "--name", "target", "busybox", "sleep", "600")

@@ -170,6 +170,7 @@ func bomb(t *testing.T, mib int) []byte {
 // An archive that would fill the disk is refused before it does, wherever it
 // comes from.
 func TestBuildRefusesArchivesThatDoNotFit(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "ours alone promises it")
 	testkit.RequireBin(t, "cli-plugins/docker-buildx")
 	d := own(t, testkit.Options{RootTmpfs: 96})

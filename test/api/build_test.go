@@ -179,6 +179,7 @@ func TestBuildCacheIsSeenAndPruned(t *testing.T) {
 // A base image's layers are on the disk once, whoever unpacked them, and stay for
 // whoever needs them.
 func TestBuildSharesItsBaseWithImages(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "the classic builder has no cache of its own")
 	d := own(t, testkit.Options{})
 	d.Load(testkit.ImageSpec{Ref: "fat:1", Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"fat": {Body: strings.Repeat("fat ", 1<<20)}}.Tar()}})
@@ -239,6 +240,7 @@ func TestBuildSharesItsBaseWithImages(t *testing.T) {
 }
 
 func TestBuilderPruneFilters(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "the classic builder has no cache of its own")
 	testkit.RequireBin(t, "cli-plugins/docker-buildx")
 	d := own(t, testkit.Options{})
@@ -400,6 +402,7 @@ func cmdline(text string) (string, error) {
 }
 
 func TestBuildStepsEndWithAKilledDaemon(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "ours alone promises it")
 	d := own(t, testkit.Options{})
 	cmd := d.Command(t.Context(), "docker", "build", buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN sleep 4322\n"}))
@@ -416,6 +419,33 @@ func TestBuildStepsEndWithAKilledDaemon(t *testing.T) {
 	}
 	d.Docker("build", "-t", "after", buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo fine > /f\n"}))
 	equal(t, "builds again", d.Docker("run", "--rm", "after", "cat", "/f"), "fine")
+}
+
+// BuildKit mounts what it copies from and to in the folder for temporary things.
+func TestBuildMountsEndWithAKilledDaemon(t *testing.T) {
+	t.Parallel()
+	notOnTwin(t, "ours alone promises it")
+	d := own(t, testkit.Options{})
+	cmd := d.Command(t.Context(), "docker", "build", buildDir(t, map[string]string{
+		"Dockerfile": "FROM busybox AS a\nRUN mkdir /many && cd /many && for i in $(seq 20000); do : > $i; done\nFROM busybox\nCOPY --from=a /many /many\n",
+	}))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	mounted := func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", d.Pid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(b), "/buildkit-mount")
+	}
+	d.Eventually(settle, "the copy runs", func() (bool, string) { return mounted(), "" })
+	d.Kill()
+	_ = cmd.Wait() // its daemon is gone
+	d.Start()
+	if mounted() {
+		t.Error("what a killed daemon copied is mounted still")
+	}
 }
 
 func TestImagesOnAnOldBase(t *testing.T) {

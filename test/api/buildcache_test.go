@@ -93,6 +93,7 @@ func openings(d *testkit.Daemon) int { return strings.Count(d.Logs(), "BuildKit 
 // asked: after builds, prunes, changes of images, and whatever end of the daemon.
 // HF_CHAOS_SEED repeats a run.
 func TestBuildCacheLedgerIsTrue(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "the classic builder has no cache of its own")
 	d := own(t, testkit.Options{})
 	rng := rand.New(rand.NewPCG(chaosSeed(t), 11))

@@ -368,6 +368,7 @@ func buildInSession(t *testing.T, d *testkit.Daemon, o client.ImageBuildOptions)
 }
 
 func TestBuildOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "ours alone promises it")
 	testkit.RequireBin(t, "cli-plugins/docker-buildx")
 	d := own(t, testkit.Options{RootTmpfs: 96})

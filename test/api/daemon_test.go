@@ -80,6 +80,7 @@ func (a *authority) issue(name string, c *x509.Certificate) (*x509.Certificate, 
 }
 
 func TestSeveralListenersAndMutualTLS(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "the kit gives it other flags")
 	d := own(t, testkit.Options{Stopped: true})
 	certs := d.Dir() + "/certs"
@@ -240,6 +241,7 @@ func TestLogsAreStructured(t *testing.T) {
 
 // TestTwoDaemonsOnOneHost: different roots, one network namespace.
 func TestTwoDaemonsOnOneHost(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "two of them need more flags")
 	d := own(t, testkit.Options{IgnoreLeftovers: true})
 	dir := d.Dir() + "/two"

@@ -79,6 +79,7 @@ func (k disk) mayRefuse(undo []string, args ...string) {
 }
 
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its files are elsewhere")
 	d := own(t, testkit.Options{RootExt4: 64})
 	d.Image("busybox")
@@ -170,6 +171,7 @@ func TestDiskFull(t *testing.T) {
 
 // TestStartOnAFullDisk: a start that finds no room says so and can be done again.
 func TestStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its files are elsewhere")
 	d := own(t, testkit.Options{RootExt4: 40})
 	d.Image("busybox")
@@ -197,6 +199,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 // TestContainerFillsTheDisk: a container that writes until nothing is left takes
 // neither the daemon nor its neighbours with it.
 func TestContainerFillsTheDisk(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its files are elsewhere")
 	d := own(t, testkit.Options{RootExt4: 40})
 	d.Image("busybox")

@@ -418,6 +418,7 @@ func diffLines(want, got string) string {
 }
 
 func TestEventsOfAContainer(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{})
 	tell(t, "container", record(t, d, ""), []step{
 		{do: "volume create data"},
@@ -472,6 +473,7 @@ func TestEventsOfAContainer(t *testing.T) {
 
 // The rare ones, by a stream that asks for some kinds only.
 func TestEventsOfHealthAndMemory(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{})
 	tell(t, "health", record(t, d, `filters={"event":["create","start","restart","health_status","oom","die","destroy"],"type":["container","volume"]}`), []step{
 		{do: "run -d --name well --health-cmd test·!·-e·/ill --health-interval 100ms --health-retries 1 busybox sleep 600", until: "health_status"},
@@ -483,6 +485,7 @@ func TestEventsOfHealthAndMemory(t *testing.T) {
 }
 
 func TestEventsOfAVolume(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{})
 	tell(t, "volume", record(t, d, ""), []step{
 		{do: "volume create --label k=v vol"},
@@ -498,6 +501,7 @@ func TestEventsOfAVolume(t *testing.T) {
 }
 
 func TestEventsOfANetwork(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{})
 	tell(t, "network", record(t, d, ""), []step{
 		{do: "network create --label k=v one"},
@@ -518,6 +522,7 @@ func TestEventsOfANetwork(t *testing.T) {
 }
 
 func TestEventsOfAnImage(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{})
 	newRegistry(t, d, registryOptions{})
 	r := record(t, d, "")
@@ -544,6 +549,7 @@ func TestEventsOfAnImage(t *testing.T) {
 
 // Filters and windows take out of a stream exactly what they say.
 func TestEventFilters(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{})
 	d.Docker("network", "create", "evnet")
 	d.Docker("volume", "create", "evvol")

@@ -32,6 +32,7 @@ func pluginPid(t *testing.T, root string) string {
 // The notes' plugin: installed from a registry under another name, looked into,
 // set up, used by volumes, and there again after whatever happens.
 func TestManagedPlugin(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its plugins are the machine's")
 	d := own(t, testkit.Options{})
 	r := newRegistry(t, d, registryOptions{})
@@ -132,6 +133,7 @@ func pushedImage(d *testkit.Daemon, r *registry) string {
 }
 
 func TestManagedPluginsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its plugins are the machine's")
 	d := own(t, testkit.Options{})
 	for _, c := range []struct {

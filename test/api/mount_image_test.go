@@ -9,6 +9,7 @@ import (
 // An image that a container mounts: read-only, in part, kept while the container
 // is there, and there again after the daemon was killed.
 func TestMountImage(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "docker 20.10 has no image mounts")
 	d := own(t, testkit.Options{})
 	d.Load(testkit.ImageSpec{Ref: "data:1", Layers: [][]byte{testkit.Layer{"d": {Dir: true}, "d/f": {Body: "of the image"}, "out": {Link: "/etc"}}.Tar()}})

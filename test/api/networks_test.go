@@ -181,6 +181,7 @@ func TestNetworkInternalAndIPv6(t *testing.T) {
 }
 
 func TestNoDefaultNetwork(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "says it in other words")
 	d := own(t, testkit.Options{Args: []string{"--bridge=none"}})
 	equal(t, "networks", d.Docker("network", "ls", "--format", "{{.Name}}"), "host\nnone")
@@ -194,6 +195,7 @@ func TestNoDefaultNetwork(t *testing.T) {
 }
 
 func TestDefaultNetworkWithIPv6(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "takes other addresses there")
 	d := own(t, testkit.Options{Args: []string{"--ipv6", "--fixed-cidr-v6", "fd00:77::/64"}})
 	contains(t, "subnets", d.Docker("network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", "bridge"), "fd00:77::/64")
@@ -416,6 +418,7 @@ func TestFlushedRulesComeBack(t *testing.T) {
 // Containers are kept apart on the default network, but for what they link to,
 // and ports are published without a process in between.
 func TestICCOffLinksAndNoProxy(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{Config: map[string]any{"icc": false, "userland-proxy": false}})
 	web(d, "db", "--expose", "80", "-p", "8090:80")
 	probe(d, "stranger")
@@ -529,6 +532,7 @@ func TestGatewayPriorityAndInternal(t *testing.T) {
 // Rules need no daemon: what is published answers while it is away, also by
 // 127.0.0.1, also where it is published on that alone.
 func TestPublishedPortsAnswerWithoutTheDaemon(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "docker's proxies go with it")
 	d := own(t, testkit.Options{})
 	d.Exec("ip", "addr", "add", "10.207.0.1/32", "dev", "lo")

@@ -85,6 +85,7 @@ func (p *pluginProcess) said() string {
 }
 
 func TestVolumePlugin(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its plugins are the machine's")
 	d := own(t, testkit.Options{})
 	p := newPluginProcess(t, d, "filer")
@@ -215,6 +216,7 @@ func hungPlugin(t *testing.T, d *testkit.Daemon, name string, hang <-chan struct
 }
 
 func TestHungPluginHangsNothingElse(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its plugins are the machine's")
 	d := own(t, testkit.Options{})
 	hang := make(chan struct{})

@@ -47,6 +47,7 @@ func names(d *testkit.Daemon) string {
 }
 
 func TestPruneShowsItsPlan(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no plans")
 	d := own(t, testkit.Options{RootExt4: 256})
 	d.Image("busybox")
@@ -118,6 +119,7 @@ func TestPruneShowsItsPlan(t *testing.T) {
 
 // Layers that two images share are free only when both go.
 func TestPlansCountSharedLayersOnce(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no plans")
 	d := own(t, testkit.Options{})
 	layer := func(n int) []byte {
@@ -160,6 +162,7 @@ func sizeOfUnused(t *testing.T, d *testkit.Daemon, name string) int64 {
 // Whatever is pruned meanwhile, a container that is being started starts, with
 // its image, volume and network.
 func TestPruneRacesStarts(t *testing.T) {
+	t.Parallel()
 	d := own(t, testkit.Options{})
 	for i := range 5 {
 		d.Load(testkit.ImageSpec{Ref: fmt.Sprintf("img%d:1", i), Layers: [][]byte{testkit.BusyboxLayer(t), testkit.Layer{"n": {Body: strconv.Itoa(i)}}.Tar()}})
@@ -206,6 +209,7 @@ func TestPruneRacesStarts(t *testing.T) {
 
 // An image is not pruned while a container is being made of it.
 func TestPruneOfImagesRacesCreates(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it removes the image")
 	d := own(t, testkit.Options{})
 	stop := make(chan struct{})
@@ -251,6 +255,7 @@ func TestPruneOfImagesRacesCreates(t *testing.T) {
 }
 
 func TestPruneOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its files are elsewhere")
 	d := own(t, testkit.Options{RootExt4: 96})
 	d.Image("busybox")
@@ -321,6 +326,7 @@ func TestPruneRequestsAreChecked(t *testing.T) {
 }
 
 func TestStoragePolicy(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no policies")
 	d := own(t, testkit.Options{Config: map[string]any{"storage-policy": map[string]any{
 		"every": "1m", "containers": map[string]any{"keep-last": 1, "keep-if-label": []string{"keep"}}, "images": map[string]any{"keep-last": 1},
@@ -360,6 +366,7 @@ func TestStoragePolicy(t *testing.T) {
 
 // Rules for what only Holdfast keeps: snapshots, the trash, old logs.
 func TestStoragePolicyOfWhatIsKept(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no policies")
 	d := own(t, testkit.Options{Config: map[string]any{"storage-policy": map[string]any{
 		"snapshots": map[string]any{"keep-last": 1, "keep-if-label": []string{"keep"}},
@@ -427,6 +434,7 @@ func TestStoragePolicyOfWhatIsKept(t *testing.T) {
 // The trash gives way above the high-water mark, if the policy has a rule for it;
 // without one it stays for its time.
 func TestTrashAtTheHighWaterMark(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no trash")
 	for _, c := range []struct {
 		name, want string
@@ -454,6 +462,7 @@ func TestTrashAtTheHighWaterMark(t *testing.T) {
 
 // Above the high-water mark the policy runs by itself.
 func TestStoragePolicyWatchesTheDisk(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no policies")
 	d := own(t, testkit.Options{Config: map[string]any{"storage-policy": map[string]any{
 		"high-water": "1%", "containers": map[string]any{},
@@ -468,6 +477,7 @@ func TestStoragePolicyWatchesTheDisk(t *testing.T) {
 }
 
 func TestInfoTellsOfTheDisk(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its words differ")
 	d := own(t, testkit.Options{RootExt4: 64, Config: map[string]any{"storage-policy": map[string]any{"high-water": "95%"}}})
 	d.Image("busybox")
@@ -524,6 +534,7 @@ func TestStorageTopAndExplain(t *testing.T) {
 
 // A request may be about some items of a plan; all else stays.
 func TestPruneOnlyWhatIsChosen(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no plans")
 	d := own(t, testkit.Options{})
 	layer := testkit.Layer{"f": {Body: noise(1 << 20)}}.Tar()
@@ -572,6 +583,7 @@ func TestPruneOnlyWhatIsChosen(t *testing.T) {
 }
 
 func TestHostTruth(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it does not look")
 	d := own(t, testkit.Options{})
 	up(d, "--name", "holds", "-v", "data:/data", "busybox", "sh", "-c",

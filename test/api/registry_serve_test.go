@@ -49,6 +49,7 @@ func serveRegistry(t *testing.T, d *testkit.Daemon, addr, dir string, flags ...s
 // The registry of `holdfast registry serve`, as the stock client uses one: push,
 // pull, a stop and a start between, a delete, and the garbage goes by itself.
 func TestRegistryServe(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "bin/holdfast is ours")
 	d := own(t, testkit.Options{})
 	const addr = "127.0.0.1:5044"

@@ -211,6 +211,7 @@ func TestRegistryWithCredentials(t *testing.T) {
 }
 
 func TestRegistriesOffLoopbackNeedTLSOrADeclaration(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name      string
 		tls, decl bool

@@ -65,6 +65,7 @@ func exitedInside(d *testkit.Daemon, pid string) {
 }
 
 func TestKilledDaemonFindsItsContainersAgain(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "dockerd keeps containers only with live-restore")
 	d := own(t, testkit.Options{})
 	dir, raise := flags(t, d)
@@ -224,6 +225,7 @@ func attachEcho(t *testing.T, d *testkit.Daemon, name, in, want string) {
 }
 
 func TestCleanShutdownKeepsOrStopsContainers(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "dockerd keeps containers only with live-restore")
 	const patient = "trap 'echo bye; exit 4' TERM; echo up; while :; do sleep 0.02; done"
 	t.Run("keep", func(t *testing.T) {
@@ -270,6 +272,7 @@ func TestCleanShutdownKeepsOrStopsContainers(t *testing.T) {
 }
 
 func TestShutdownDoesNotWaitForEver(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "our own limits")
 	d := own(t, testkit.Options{Config: map[string]any{"live-restore": false, "shutdown-timeout": 1}})
 	up(d, "--name", "deaf", "--stop-timeout", "600", "busybox", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
@@ -284,6 +287,7 @@ func TestShutdownDoesNotWaitForEver(t *testing.T) {
 }
 
 func TestPowerLoss(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "the kit cannot take its helpers down")
 	d := own(t, testkit.Options{})
 	d.Docker("network", "create", "net")
@@ -326,6 +330,7 @@ func TestPowerLoss(t *testing.T) {
 }
 
 func TestDeadShims(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "its shims are its own")
 	d := own(t, testkit.Options{})
 	up(d, "--name", "plain", "-p", "8080:80", "busybox", "sleep", "600")
@@ -354,6 +359,7 @@ func TestDeadShims(t *testing.T) {
 // TestKillsUnderAFloodOfOutput kills the daemon while it handles output all the
 // time: not a line is lost, nor logged twice.
 func TestKillsUnderAFloodOfOutput(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it does not promise this")
 	d := own(t, testkit.Options{})
 	// In bursts, with pauses that bound it: reading millions of lines shows no more.

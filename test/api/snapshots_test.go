@@ -119,6 +119,7 @@ func TestExportImport(t *testing.T) {
 
 // Snapshots, protection and what containers hold are there after kill -9.
 func TestSnapshotsSurviveKill(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "Holdfast's own")
 	d := own(t, testkit.Options{})
 	d.Docker("run", "--rm", "-v", "data:/d", "busybox", "sh", "-c", "echo one > /d/f")
@@ -137,6 +138,7 @@ func TestSnapshotsSurviveKill(t *testing.T) {
 }
 
 func TestTrash(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "Holdfast's own")
 	d := own(t, testkit.Options{})
 	d.Docker("run", "--rm", "-v", "data:/d", "-v", "/anon", "busybox", "sh", "-c", "echo one > /d/f")

@@ -20,6 +20,7 @@ import (
 )
 
 func TestPidfileOfARunningDaemonIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "says it in other words")
 	first := own(t, testkit.Options{})
 	path := filepath.Join(first.Dir(), "pid")
@@ -252,6 +253,7 @@ func TestLiveEvents(t *testing.T) {
 }
 
 func TestSecondDaemonOnTheSameRootIsRefused(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "docker finds out by its pid file only")
 	d := own(t, testkit.Options{})
 	sock := filepath.Join(d.Dir(), "second.sock")

@@ -65,6 +65,7 @@ func countedUp(t *testing.T, d *testkit.Daemon, name string) int {
 // backs the database up, and goes on with what runs. A newer one's records are
 // left alone.
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "the database is ours")
 	d := own(t, testkit.Options{})
 	aLife(d)

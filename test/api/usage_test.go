@@ -203,6 +203,7 @@ func (w truth) holds(when string) {
 // The ledger says what a walk says, whatever was done and wherever the daemon
 // was killed. HF_CHAOS_SEED repeats a run.
 func TestLedgerIsTrue(t *testing.T) {
+	t.Parallel()
 	notOnTwin(t, "it has no ledger")
 	d := own(t, testkit.Options{})
 	w := truth{t, d}
