@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -143,21 +142,10 @@ func BusyboxLayer(t TB) []byte {
 // NettoolLayer holds internal/testkit/nettool, built for containers.
 func NettoolLayer(t TB) []byte {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hf-nettool-")
+	RequireProgram(t, "go")
+	body, err := nettool()
 	if err != nil {
-		t.Fatalf("build nettool: %v", err)
-	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "nettool")
-	cmd := exec.Command(RequireProgram(t, "go"), "build", "-trimpath", "-o", out, "./internal/testkit/nettool")
-	cmd.Dir = RepoRoot()
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build nettool: %v\n%s", err, b)
-	}
-	body, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatalf("build nettool: %v", err)
+		t.Fatalf("%v", err)
 	}
 	return Layer{"bin/nettool": {Body: string(body), Mode: 0o755}}.Tar()
 }

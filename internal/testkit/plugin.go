@@ -3,7 +3,6 @@ package testkit
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -20,10 +19,13 @@ func PluginDir(t testing.TB, version string, change func(config map[string]any))
 			t.Fatal(err)
 		}
 	}
-	build := exec.Command(RequireProgram(t, "go"), "build", "-o", filepath.Join(dir, "rootfs/volplugin"), "./internal/testkit/volplugin")
-	build.Dir, build.Env = RepoRoot(), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the plugin: %v\n%s", err, out)
+	RequireProgram(t, "go")
+	program, err := volplugin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "rootfs/volplugin"), program, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	config := map[string]any{
 		"description": "volumes of version " + version,
