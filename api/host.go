@@ -17,6 +17,8 @@ type HostReport struct {
 	// file system is not Holdfast's.
 	Walked int64      `json:"walked"`
 	Parts  []HostPart `json:"parts"`
+	// Pools are those in files, which are among the parts.
+	Pools []HostPool `json:"pools"`
 	// Orphans belong to nothing that the daemon knows.
 	Orphans []HostOrphan `json:"orphans"`
 	// DeletedOpen are files that were deleted and take space until a process
@@ -31,6 +33,17 @@ type HostPart struct {
 	Walked int64  `json:"walked"`
 	Told   int64  `json:"told"` // by the ledger; -1: it does not count this
 	Note   string `json:"note,omitempty"`
+}
+
+// HostPool is a pool in a file: what the file could become, what it takes of the
+// disk now, and what of it is in use inside.
+type HostPool struct {
+	Name   string `json:"name"`
+	Path   string `json:"path"`
+	Bytes  int64  `json:"bytes"`
+	OnDisk int64  `json:"onDisk"`
+	Used   int64  `json:"used"`
+	Error  string `json:"error,omitempty"` // why it cannot be looked into
 }
 
 // HostOrphan is a path that belongs to nothing.

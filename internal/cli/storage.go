@@ -219,7 +219,7 @@ func newStorageExplain(dockerCli command.Cli) *cobra.Command {
 			}
 			return nil
 		})
-	cmd.Use = "explain [OPTIONS] PATH|CONTAINER|VOLUME|IMAGE"
+	cmd.Use = "explain [OPTIONS] PATH|CONTAINER|VOLUME|IMAGE|VOLUME@SNAPSHOT|REMOVED|CACHE|POOL|DIGEST"
 	cmd.Args = dockercli.ExactArgs(1)
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -278,6 +278,19 @@ func printHost(dockerCli command.Cli, r api.HostReport) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if len(r.Pools) > 0 {
+		fmt.Fprintln(w, "\nPOOL\tALLOCATED\tON DISK\tUSED\tFILE")
+		for _, p := range r.Pools {
+			used := human(p.Used)
+			if p.Error != "" {
+				used = "not known: " + p.Error
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, human(p.Bytes), human(p.OnDisk), used, p.Path)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
 	}
 	if len(r.Orphans) > 0 {
 		fmt.Fprintln(out)

@@ -55,17 +55,18 @@ type Config struct {
 
 // Server is the embedded engine.
 type Server struct {
-	cfg     Config
-	bolt    *bolt.DB
-	meta    *metadata.DB
-	events  *exchange.Exchange
-	snaps   snapshots.Snapshotter // through the metadata store
-	closers []func() error
-	client  *client.Client
-	collect *collector
-	runtime *Runtime
-	rootfs  *Rootfs
-	beside  []*Runtime
+	cfg      Config
+	bolt     *bolt.DB
+	meta     *metadata.DB
+	events   *exchange.Exchange
+	snaps    snapshots.Snapshotter // through the metadata store
+	snapMeta *storage.MetaStore
+	closers  []func() error
+	client   *client.Client
+	collect  *collector
+	runtime  *Runtime
+	rootfs   *Rootfs
+	beside   []*Runtime
 }
 
 // Start opens the stores under cfg.Root and adopts the shims that an earlier
@@ -130,6 +131,7 @@ func (s *Server) openStores(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open overlay snapshotter: %w", err)
 	}
+	s.snapMeta = ms
 	s.closers = append(s.closers, snapshotter.Close)
 	if err := sweepSnapshots(ctx, snapshotter, snapRoot); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -529,7 +530,37 @@ func TestStorageTopAndExplain(t *testing.T) {
 	} {
 		contains(t, what, d.Holdfast("storage", "explain", what), want)
 	}
-	contains(t, "unknown", d.Run("", "holdfast", "storage", "explain", "nobody").Err, "no container, volume or image nobody")
+	contains(t, "unknown", d.Run("", "holdfast", "storage", "explain", "nobody").Err, "no container, volume, image, snapshot, removed volume, record of the build cache, pool or blob nobody")
+	// What only Holdfast keeps, and what is below images and builds.
+	d.Holdfast("volume", "snapshot", "create", "--live", "data@one")
+	d.Holdfast("volume", "snapshot", "create", "--live", "data@safe")
+	d.Holdfast("volume", "protect", "data@safe")
+	d.Docker("run", "--rm", "-v", "thrown:/d", "busybox", "sh", "-c", "head -c 700000 /dev/urandom > /d/f")
+	d.Docker("volume", "rm", "thrown")
+	dir := buildDir(t, map[string]string{"Dockerfile": "FROM busybox\nRUN echo built > /built\n"})
+	d.Docker("build", "-q", "-t", "built:1", dir)
+	d.Holdfast("system", "df", "--fresh")
+	var cached string
+	for line := range strings.SplitSeq(d.Docker("system", "df", "-v", "--format", `{{range .BuildCache}}{{.ID}} {{.CacheType}},{{end}}`), ",") {
+		if id, kind, _ := strings.Cut(strings.TrimSpace(line), " "); kind == "regular" {
+			cached = id
+		}
+	}
+	blob := "sha256:" + filepath.Base(strings.TrimSpace(d.Exec("sh", "-c", "ls -S "+d.Root()+"/containerd/content/blobs/sha256/* | head -1")))
+	inTrash := strings.Fields(d.Holdfast("volume", "trash", "ls", "-q"))[0] // other tests may have left some
+	var snapshots []api.Snapshot
+	decode(t, []byte(d.Holdfast("volume", "snapshot", "inspect", "data@one")), &snapshots)
+	for what, want := range map[string]string{
+		"data@one":               "To free it: holdfast volume snapshot rm data@one",
+		"data@safe":              "nothing as it is: it is protected",
+		"thrown":                 "it can be had back by holdfast volume undelete",
+		inTrash:                  " with its snapshots, removed ",
+		cached:                   "a record of the build cache of type regular",
+		blob:                     "content (a compressed layer, manifest or config) of ",
+		snapshots[0].Path + "/f": "a snapshot of volume data, made ",
+	} {
+		contains(t, what, d.Holdfast("storage", "explain", what), want)
+	}
 }
 
 // A request may be about some items of a plan; all else stays.
@@ -585,38 +616,104 @@ func TestPruneOnlyWhatIsChosen(t *testing.T) {
 func TestHostTruth(t *testing.T) {
 	t.Parallel()
 	notOnTwin(t, "it does not look")
-	d := own(t, testkit.Options{})
+	d := own(t, testkit.Options{RootExt4: 512})
+	d.Image("busybox")
+	pool := canMakePools()
+	if pool {
+		d.Holdfast("pool", "create", "--size", "256m", "--sparse", "default")
+	}
 	up(d, "--name", "holds", "-v", "data:/data", "busybox", "sh", "-c",
-		"head -c 2000000 /dev/urandom > /data/gone; exec 3< /data/gone; rm /data/gone; head -c 1000000 /dev/urandom > /layer; exec 4< /layer; rm /layer; echo done; exec sleep 600")
+		"head -c 2000000 /dev/urandom > /data/gone; exec 3< /data/gone; rm /data/gone; head -c 3000000 /dev/urandom > /data/kept; head -c 1000000 /dev/urandom > /layer; exec 4< /layer; rm /layer; echo done; exec sleep 600")
 	waitLog(d, "holds", "done")
-	orphan := d.Path(d.Root() + "/containers/" + strings.Repeat("ab", 32))
-	mine := d.Path(d.Root() + "/volumes/nobodys/_data")
-	for _, dir := range []string{orphan, mine} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	d.Holdfast("volume", "snapshot", "create", "--live", "data@one")
+	d.Docker("run", "--rm", "-v", "thrown:/d", "busybox", "sh", "-c", "head -c 700000 /dev/urandom > /d/f")
+	d.Docker("volume", "rm", "thrown")
+	d.Holdfast("storage", "repair") // so that no collection is on its way, which would take what follows
+	hex := strings.Repeat("ab", 32)
+	in := func(path string) string { return d.Path(d.Root() + "/" + path) }
+	orphan, mine := in("containers/"+hex), in("volumes/nobodys/_data")
+	blob, layer := in("containerd/content/blobs/sha256/"+hex), in("containerd/snapshots/snapshots/987654")
+	for _, f := range []string{orphan + "/f", mine + "/f", blob, layer + "/fs/f"} {
+		if err := os.MkdirAll(filepath.Dir(f), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(dir+"/f", []byte(noise(100_000)), 0o600); err != nil {
+		if err := os.WriteFile(f, []byte(noise(100_000)), 0o600); err != nil {
 			t.Fatal(err)
+		}
+	}
+	d.Exec("sync")
+	d.Holdfast("system", "df", "--fresh")
+	var r api.HostReport
+	decode(t, []byte(d.Holdfast("system", "df", "--host", "--format", "json")), &r)
+	var sum, orphans int64
+	told := map[string]api.HostPart{}
+	for _, p := range r.Parts {
+		sum += p.Walked
+		told[p.Name] = p
+	}
+	for _, o := range r.Orphans {
+		orphans += o.Bytes
+	}
+	open := int64(0)
+	for _, f := range r.DeletedOpen {
+		open += f.Bytes
+	}
+	// Every byte is somewhere: the parts are the walk, and the walk and what no walk
+	// finds are what the file system says is used, but for the file system's own.
+	if rest := r.Disk.Used - r.Walked - open; sum != r.Walked || rest < 0 || rest > 1<<20 {
+		t.Errorf("parts %d, walked %d, deleted %d, used %d\n%+v", sum, r.Walked, open, r.Disk.Used, r.Parts)
+	}
+	if n := told["orphans"].Walked + told["not referenced"].Walked; n != orphans || n < 400_000 {
+		t.Errorf("orphans: %d in parts, %d by name", n, orphans)
+	}
+	for name, slack := range map[string]int64{
+		"data of volumes": 0, "snapshots of volumes": 0, "trash": 0, "writable layers": 64 << 10, "layers of images": 64 << 10, "content of images": 64 << 10,
+	} {
+		if p := told[name]; p.Told <= 0 || p.Walked < p.Told || p.Walked > p.Told+slack {
+			t.Errorf("%s: walked %d, told %d", name, p.Walked, p.Told)
 		}
 	}
 	text := d.Holdfast("system", "df", "--host")
-	for _, want := range []string{"IN THE LEDGER", "containerd", "volumes", strings.Repeat("ab", 32), "of a container that is no more", "nobodys", "belongs to no volume", "DELETED, BUT OPEN", "/data/gone", "/layer", "holds"} {
+	for _, want := range []string{
+		"IN THE LEDGER", "containerd", "volumes", hex, "of a container that is no more", "nobodys", "belongs to no volume", "DELETED, BUT OPEN", "/data/gone", "/layer", "holds",
+		"sha256/" + hex, "content that no image", "snapshots/987654", "a layer that no image",
+	} {
 		contains(t, "host", text, want)
 	}
+	if pool {
+		if len(r.Pools) != 1 || r.Pools[0].Bytes != 256<<20 || r.Pools[0].Used <= 0 || r.Pools[0].OnDisk != told["files of pools"].Walked || r.Pools[0].OnDisk >= r.Pools[0].Bytes/2 {
+			t.Errorf("pools: %+v of %+v", r.Pools, told["files of pools"])
+		}
+		contains(t, "pools", text, "ALLOCATED")
+		contains(t, "explain", d.Holdfast("storage", "explain", "default"), "the file system of pool default, of ")
+		contains(t, "explain", d.Holdfast("storage", "explain", r.Pools[0].Path), "it is in a file; the size is what that takes of the disk")
+	}
+	contains(t, "explain", d.Holdfast("storage", "explain", d.Root()+"/containerd/content/blobs/sha256/"+hex), "that nothing refers to")
 	contains(t, "dry run", d.Holdfast("storage", "repair", "--dry-run"), "removes it")
-	if _, err := os.Stat(orphan); err != nil {
-		t.Error(err)
+	for _, path := range []string{orphan, blob, layer} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
 	}
 	contains(t, "repair", d.Holdfast("storage", "repair"), "removed")
-	if _, err := os.Stat(orphan); !os.IsNotExist(err) {
-		t.Errorf("still there: %v", err)
+	for _, path := range []string{orphan, blob, layer} {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s: still there: %v", path, err)
+		}
 	}
 	if _, err := os.Stat(mine + "/f"); err != nil {
 		t.Errorf("data of nobody's went: %v", err)
 	}
 	contains(t, "the container", d.Docker("exec", "holds", "echo", "fine"), "fine")
-	if err := os.RemoveAll(d.Path(d.Root() + "/volumes/nobodys")); err != nil {
+	equal(t, "its image", d.Docker("run", "--rm", "busybox", "echo", "fine"), "fine")
+	if err := os.RemoveAll(in("volumes/nobodys")); err != nil {
 		t.Fatal(err)
 	}
-	contains(t, "nothing left", d.Holdfast("storage", "repair"), "belongs to something")
+	d.Eventually(settle, "nothing is left", func() (bool, string) { // the container's layer is collected soon
+		out := d.Holdfast("storage", "repair")
+		return strings.Contains(out, "belongs to something"), out
+	})
+	if pool {
+		d.Holdfast("pool", "rm", "default")
+	}
 }

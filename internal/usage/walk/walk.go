@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -71,6 +72,27 @@ func Dir(ctx context.Context, dir string, gentle bool) (f Found, worked time.Dur
 	return f, worked, err
 }
 
+// Split measures the tree below dir once and tells what is in which part. marks
+// names the part that begins at a path, a directory's or a file's; what is below no
+// mark is of part "". Every file is counted in one part, so the sum is the whole.
+func Split(ctx context.Context, dir string, marks map[string]string) (map[string]Found, error) {
+	w := walker{ctx: ctx, seen: map[inode]struct{}{}, marks: marks, above: map[string]bool{}, parts: map[string]*Found{}}
+	for path := range marks {
+		for path != dir && len(path) > len(dir) {
+			path = filepath.Dir(path)
+			w.above[path] = true
+		}
+	}
+	w.at = dir
+	w.part = w.partOf("")
+	err := w.root(dir)
+	out := make(map[string]Found, len(w.parts))
+	for name, f := range w.parts {
+		out[name] = *f
+	}
+	return out, err
+}
+
 // ioprio: class idle in the upper bits (linux/ioprio.h).
 const (
 	ioprioWhoProcess = 1
@@ -101,6 +123,34 @@ type walker struct {
 	began  time.Time // of this stint
 	worked time.Duration
 	steps  int
+
+	// Of Split: marks and the directories above them, where the walk is as long as
+	// a mark may come, and the part that is counted.
+	marks map[string]string
+	above map[string]bool
+	at    string
+	part  *Found
+	parts map[string]*Found
+}
+
+func (w *walker) partOf(name string) *Found {
+	if w.parts[name] == nil {
+		w.parts[name] = &Found{}
+	}
+	return w.parts[name]
+}
+
+// enter goes to an entry of the directory at w.at, and says how to come back.
+func (w *walker) enter(name string) (back func()) {
+	at, part := w.at, w.part
+	path := filepath.Join(at, name)
+	if of, ok := w.marks[path]; ok {
+		w.part = w.partOf(of)
+	}
+	if w.at = ""; w.above[path] {
+		w.at = path
+	}
+	return func() { w.at, w.part = at, part }
 }
 
 func (w *walker) root(dir string) error {
@@ -164,6 +214,9 @@ func (w *walker) entry(parent int, name string, depth int) error {
 	if st.Dev != w.dev { // something is mounted there
 		return nil
 	}
+	if w.at != "" {
+		defer w.enter(name)()
+	}
 	if !w.count(&st) || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
@@ -187,13 +240,20 @@ func (w *walker) count(st *unix.Stat_t) bool {
 		}
 		w.seen[k] = struct{}{}
 	}
-	w.found.Blocks += st.Blocks * blockSize
-	w.found.Inodes++
-	if !isDir {
-		w.found.Lengths += st.Size
-		w.found.Files++
+	w.found.add(st, isDir)
+	if w.part != nil {
+		w.part.add(st, isDir)
 	}
 	return true
+}
+
+func (f *Found) add(st *unix.Stat_t, isDir bool) {
+	f.Blocks += st.Blocks * blockSize
+	f.Inodes++
+	if !isDir {
+		f.Lengths += st.Size
+		f.Files++
+	}
 }
 
 // breathe rests after each stint of a gentle walk.

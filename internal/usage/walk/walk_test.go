@@ -144,3 +144,31 @@ func TestGentle(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Every file is in one part, links between parts too, and the sum is the whole.
+func TestSplit(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/a/one", 5000)
+	write(t, dir+"/a/inner/two", 9000)
+	write(t, dir+"/b/three", 100)
+	write(t, dir+"/b/deep/er/four", 70_000)
+	must(t, os.Link(dir+"/b/three", dir+"/a/same"))
+	got, err := Split(t.Context(), dir, map[string]string{
+		dir + "/a": "A", dir + "/a/inner": "inner", dir + "/b/deep/er/four": "file", dir + "/none/such": "none",
+	})
+	must(t, err)
+	var files, blocks int64
+	for _, f := range got {
+		files += f.Files
+		blocks += f.Blocks
+	}
+	if whole := du(t, dir); files != 4 || blocks != whole {
+		t.Errorf("%d files, %d bytes of %d: %+v", files, blocks, whole, got)
+	}
+	if got["inner"].Lengths != 9000 || got["inner"].Inodes != 2 || got["file"].Lengths != 70_000 || got["file"].Inodes != 1 {
+		t.Errorf("%+v", got)
+	}
+	if n := got["A"].Lengths + got[""].Lengths; n != 5100 || got["A"].Files == 0 || got[""].Inodes < 4 {
+		t.Errorf("%+v", got)
+	}
+}
