@@ -36,6 +36,9 @@ type BackupRepositoryAdd struct {
 type BackupCreate struct {
 	Repository string `json:"repository,omitempty"` // empty: the volume's, the daemon's, or the only one
 	Tag        string `json:"tag,omitempty"`
+	// Quiesce is as in SnapshotCreate; "off": nobody is disturbed; empty: as the
+	// volume's label or the daemon's settings say.
+	Quiesce string `json:"quiesce,omitempty"`
 }
 
 // Backup is a state of a volume in a repository.
@@ -49,8 +52,11 @@ type Backup struct {
 	Why         string              `json:"why,omitempty"` // "schedule"; empty: somebody asked for it
 	Moment      time.Time           `json:"moment"`        // whose state it is
 	Finished    time.Time           `json:"finished"`
-	Consistency string              `json:"consistency"` // clean, crash, live; or by whose help
-	From        string              `json:"from"`        // volume, snapshot
+	Consistency string              `json:"consistency"`           // clean, application, crash, live
+	Hook        string              `json:"hook,omitempty"`        // what had those who wrote hold still
+	PausedNanos int64               `json:"pausedNanos,omitempty"` // how long they had to wait
+	QuiesceNote string              `json:"quiesceNote,omitempty"` // what went wrong with that
+	From        string              `json:"from"`                  // volume, snapshot
 	Files       int64               `json:"files"`
 	Bytes       int64               `json:"bytes"`
 	ReadFiles   int64               `json:"readFiles"` // new or changed

@@ -20,6 +20,7 @@ const (
 	PathTrashed         = Prefix + "/trash/{name}"                                 // DELETE; {name} is an ID or a name
 	PathUndelete        = Prefix + "/trash/{name}/undelete"                        // POST, VolumeRename (to may be empty), VolumeCopied
 	PathSnapshots       = Prefix + "/snapshots"                                    // GET, []Snapshot of all volumes
+	PathSnapshotGroup   = Prefix + "/snapshots/group"                              // POST, SnapshotGroup, []SnapshotTaken
 	PathSnapshotPrune   = Prefix + "/snapshots/prune"                              // POST, SnapshotPrune, []Snapshot
 	PathVolumeSnapshots = Prefix + "/volumes/{name}/snapshots"                     // GET, []Snapshot; POST, SnapshotCreate, VolumeCopied
 	PathSnapshot        = Prefix + "/volumes/{name}/snapshots/{snapshot}"          // GET, Snapshot with its size; DELETE
@@ -57,9 +58,12 @@ type Snapshot struct {
 	Created     time.Time         `json:"created"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Protected   bool              `json:"protected"`
-	Consistency string            `json:"consistency"` // clean, crash, live
+	Consistency string            `json:"consistency"` // clean, application, crash, live
 	Method      string            `json:"method"`      // copy, reflink, subvolume, stream
 	Why         string            `json:"why,omitempty"`
+	Hook        string            `json:"hook,omitempty"`        // what had those who wrote hold still
+	PausedNanos int64             `json:"pausedNanos,omitempty"` // how long they had to wait
+	Group       string            `json:"group,omitempty"`       // others that were made as of the same moment have it too
 	Path        string            `json:"path"`
 	Users       []string          `json:"users"`           // containers that refer to it
 	Bytes       int64             `json:"bytes,omitempty"` // where it was asked for
@@ -70,6 +74,27 @@ type SnapshotCreate struct {
 	Name   string            `json:"name,omitempty"` // empty: made of the time
 	Labels map[string]string `json:"labels,omitempty"`
 	Live   bool              `json:"live,omitempty"` // copy a volume that is being written to
+	// Quiesce has the containers that write hold still: "on" tells their applications
+	// and makes nothing where that fails, "try" then makes what a crash would leave,
+	// "freeze" stops their processes only. Empty: nobody is disturbed.
+	Quiesce string `json:"quiesce,omitempty"`
+}
+
+// SnapshotGroup makes snapshots of all volumes of a container, or of a compose
+// project's containers, as of one moment: all of them, or none.
+type SnapshotGroup struct {
+	Container string            `json:"container,omitempty"`
+	Project   string            `json:"project,omitempty"`
+	Name      string            `json:"name,omitempty"` // of each; empty: made of the time
+	Labels    map[string]string `json:"labels,omitempty"`
+	Quiesce   string            `json:"quiesce,omitempty"` // as in SnapshotCreate; empty: "freeze"
+}
+
+// SnapshotTaken is one snapshot of a group.
+type SnapshotTaken struct {
+	Volume string `json:"volume"`
+	Group  string `json:"group,omitempty"` // empty where there is one volume only
+	VolumeCopied
 }
 
 // Rollback puts a snapshot's state in place of the volume's.
@@ -116,6 +141,9 @@ type VolumeCopied struct {
 	Files       int64  `json:"files"`
 	Bytes       int64  `json:"bytes"` // written; shared ones are not
 	TookNanos   int64  `json:"tookNanos"`
+	Hook        string `json:"hook,omitempty"`        // what had those who wrote hold still
+	PausedNanos int64  `json:"pausedNanos,omitempty"` // how long they had to wait
+	Why         string `json:"why,omitempty"`         // what went wrong with that
 }
 
 // VolumeImported tells what an import brought.

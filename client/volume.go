@@ -32,6 +32,13 @@ func (c *Client) CreateSnapshot(ctx context.Context, volume string, r api.Snapsh
 	return out, err
 }
 
+// CreateSnapshots keeps the states of several volumes as of one moment.
+func (c *Client) CreateSnapshots(ctx context.Context, r api.SnapshotGroup) ([]api.SnapshotTaken, error) {
+	var out []api.SnapshotTaken
+	err := c.call(ctx, http.MethodPost, api.PathSnapshotGroup, r, &out)
+	return out, err
+}
+
 // Snapshots lists the snapshots of a volume, of all where it is empty.
 func (c *Client) Snapshots(ctx context.Context, volume string) ([]api.Snapshot, error) {
 	p := api.PathSnapshots

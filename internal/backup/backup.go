@@ -29,9 +29,17 @@ type Backup struct {
 	Finished    time.Time         `json:"finished"`
 	Consistency string            `json:"consistency"`
 	From        From              `json:"from"`
+	Quiet       Quiet             `json:"quiet,omitzero"`
 	Totals      tree.Totals       `json:"totals"`
 	Stored      int64             `json:"stored"` // bytes that it added to the repository
 	Verified    *Verification     `json:"-"`      // nil: nobody has looked
+}
+
+// Quiet tells how those who wrote were had to hold still.
+type Quiet struct {
+	Hook   string        `json:"hook,omitempty"`
+	Paused time.Duration `json:"paused,omitempty"` // how long they had to wait
+	Why    string        `json:"why,omitempty"`    // what went wrong with it
 }
 
 // From says what was read.

@@ -20,6 +20,7 @@ const (
 	LabelSchedule   = "holdfast.backup.schedule"
 	LabelKeep       = "holdfast.backup.keep"
 	LabelRepository = "holdfast.backup.repo"
+	LabelQuiesce    = "holdfast.backup.quiesce"
 )
 
 // ScheduleNone is the label of a volume that is not backed up although the daemon's

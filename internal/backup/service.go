@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -63,6 +64,7 @@ type Source struct {
 	Snapshot    bool // made for this; else it is the volume itself
 	Moment      time.Time
 	Stable      bool
+	Quiet       Quiet
 }
 
 // Kept tells where what a replacement replaced is.
@@ -75,8 +77,9 @@ type Kept struct {
 type Volumes interface {
 	// All tells of every volume.
 	All() []Spec
-	// Read hands a state of a volume; it stays while it is read.
-	Read(ctx context.Context, volume string, read func(Source) error) error
+	// Read hands a state of a volume; it stays while it is read. quiesce is how those
+	// who write are had to hold still for a moment; empty: not.
+	Read(ctx context.Context, volume, quiesce string, read func(Source) error) error
 	// Fill makes a volume with the content that fill gives it, or none.
 	Fill(ctx context.Context, v Spec, fill func(dir string) error) error
 	// Scratch hands an empty volume that nobody sees and that is gone afterwards.
@@ -95,6 +98,7 @@ type Settings struct {
 	Repository string `json:"repository,omitempty"`
 	Schedule   string `json:"schedule,omitempty"` // for volumes with a name
 	Keep       string `json:"keep,omitempty"`
+	Quiesce    string `json:"quiesce,omitempty"`
 }
 
 // Deps are the parts a Service works with; all are required.
@@ -435,6 +439,20 @@ type Options struct {
 	Repository string // empty: the volume's, the daemon's, or the only one
 	Tag        string
 	Why        string // WhySchedule; empty for a person
+	Quiesce    string // on, try, freeze, off; empty: the volume's or the daemon's
+}
+
+// quiesceMode says how those who write hold still for a backup: as asked, as the
+// volume's label says, or as the daemon's settings do.
+func quiesceMode(asked string, labels map[string]string, d Settings) (string, error) {
+	switch m := cmp.Or(asked, labels[LabelQuiesce], d.Quiesce); m {
+	case "", "off":
+		return "", nil
+	case "on", "try", "freeze":
+		return m, nil
+	default:
+		return "", fault.New(errdefs.ErrInvalidArgument, "unknown way to quiesce %q: want on, try, freeze or off", m)
+	}
 }
 
 // WhySchedule marks backups that nobody asked for at that moment. Retention is about
@@ -448,6 +466,10 @@ func (s *Service) Backup(ctx context.Context, o Options) (b Backup, err error) {
 		return b, err
 	}
 	r, err := s.choose(o.Repository, v.Labels)
+	if err != nil {
+		return b, err
+	}
+	quiesce, err := quiesceMode(o.Quiesce, v.Labels, s.d.Settings())
 	if err != nil {
 		return b, err
 	}
@@ -465,10 +487,10 @@ func (s *Service) Backup(ctx context.Context, o Options) (b Backup, err error) {
 		return b, err
 	}
 	defer end(&err)
-	err = s.d.Volumes.Read(ctx, o.Volume, func(src Source) error {
+	err = s.d.Volumes.Read(ctx, o.Volume, quiesce, func(src Source) error {
 		want := Backup{
 			Volume: o.Volume, Driver: src.Driver, Options: src.Options, Labels: src.Labels, Tag: o.Tag, Why: o.Why,
-			Moment: src.Moment, Consistency: src.Consistency, From: FromVolume,
+			Moment: src.Moment, Consistency: src.Consistency, From: FromVolume, Quiet: src.Quiet,
 		}
 		if src.Snapshot {
 			want.From = FromSnapshot
@@ -593,7 +615,7 @@ func (s *Service) target(ctx context.Context, o RestoreOptions, b Backup, name s
 	}
 	if name != b.Volume { // a copy to look at is not backed up by itself
 		spec.Labels = maps.Clone(b.Labels)
-		for _, l := range []string{LabelSchedule, LabelKeep, LabelRepository} {
+		for _, l := range []string{LabelSchedule, LabelKeep, LabelRepository, LabelQuiesce} {
 			delete(spec.Labels, l)
 		}
 	}

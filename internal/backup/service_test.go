@@ -95,7 +95,7 @@ type fakeVolumes struct {
 }
 
 func (f *fakeVolumes) All() []Spec { return f.all }
-func (f *fakeVolumes) Read(_ context.Context, name string, read func(Source) error) error {
+func (f *fakeVolumes) Read(_ context.Context, name, _ string, read func(Source) error) error {
 	i := slices.IndexFunc(f.all, func(v Spec) bool { return v.Name == name })
 	if err := read(Source{Dir: "/d", Labels: f.all[i].Labels, Consistency: "clean", Moment: f.clock.Now()}); err != nil {
 		return err

@@ -177,7 +177,9 @@ does not have yet is stored, compressed and encrypted.
 
 Containers go on. Where the volume's driver can, a snapshot is read, which is the
 volume as of one moment; else a volume in use is read while it changes, and the
-backup is marked as "live": a database in it may not start.`,
+backup is marked as "live": a database in it may not start. With --quiesce it is one
+moment in any case, see "volume snapshot create --help"; the label
+holdfast.backup.quiesce of a volume says so for all its backups.`,
 		Args:              dockercli.RequiresMinArgs(1),
 		ValidArgsFunction: completion.VolumeNames(dockerCli),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -197,13 +199,14 @@ backup is marked as "live": a database in it may not start.`,
 	}
 	cmd.Flags().StringVar(&r.Repository, "repo", "", "Repository (default: the volume's, the daemon's, or the only one)")
 	cmd.Flags().StringVar(&r.Tag, "tag", "", "A word to find it by")
+	addQuiesce(cmd, &r.Quiesce, "off", "Have what writes to the volume hold still for a moment: on, try, freeze or off (default: as its label says)")
 	return cmd
 }
 
 func backupLine(b api.Backup) string {
 	line := fmt.Sprintf("%s: %d files, %s; %d new or changed, %s stored in %s; %s", b.Volume, b.Files, units.HumanSize(float64(b.Bytes)),
 		b.ReadFiles, units.HumanSize(float64(b.StoredBytes)), b.Repository, consistencyWords(b.Consistency))
-	return line
+	return line + quietWords(b.Hook, b.PausedNanos, b.QuiesceNote)
 }
 
 // consistencyWords says what a state of a volume is.
@@ -211,6 +214,8 @@ func consistencyWords(c string) string {
 	switch c {
 	case "clean":
 		return "nobody used it"
+	case "application":
+		return "application-consistent"
 	case "crash":
 		return "crash-consistent: one moment, as after a power cut"
 	case "live":

@@ -55,22 +55,48 @@ func newSnapshotCreate(dockerCli command.Cli) *cobra.Command {
 	var (
 		labels = opts.NewListOpts(opts.ValidateLabel)
 		live   bool
+		group  api.SnapshotGroup
 	)
 	cmd := &cobra.Command{
-		Use:   "create [OPTIONS] VOLUME[@SNAPSHOT]",
-		Short: "Keep the present state of a volume",
+		Use:   "create [OPTIONS] VOLUME[@SNAPSHOT] | --of-container CONTAINER [SNAPSHOT] | --of-project PROJECT [SNAPSHOT]",
+		Short: "Keep the present state of a volume, or of several as of one moment",
 		Long: `Keep the present state of a volume under the name SNAPSHOT, or under the time.
 It can be mounted read-only as VOLUME@SNAPSHOT, cloned, and rolled back to.
 
 Where the volume's driver cannot copy it as of one moment (volume driver "local"),
 a volume that running containers use is refused; --live copies it all the same,
-and the snapshot is marked as such.`,
-		Args:              dockercli.ExactArgs(1),
+and the snapshot is marked as such.
+
+With --quiesce the containers that write to it hold still meanwhile. A database that is
+known (postgres, mariadb, mysql) is told, and so is one whose labels
+holdfast.quiesce.pre and .post have commands; the snapshot is then consistent for the
+application. Where the driver has no one moment, containers are paused as well. If an
+application cannot be told, there is no snapshot; with --quiesce=try it is what a crash
+would leave. --quiesce=freeze only pauses.
+
+--of-container and --of-project keep all volumes of a container, or of a compose
+project, as of one moment, under the same name: all of them, or none.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if group.Container != "" || group.Project != "" {
+				return dockercli.RequiresMaxArgs(1)(cmd, args)
+			}
+			return dockercli.ExactArgs(1)(cmd, args)
+		},
 		ValidArgsFunction: completion.VolumeNames(dockerCli),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if group.Container != "" || group.Project != "" {
+				if live {
+					return errors.New("several volumes are kept as of one moment: --live is of none")
+				}
+				if len(args) == 1 {
+					group.Name = strings.TrimPrefix(args[0], "@")
+				}
+				group.Labels = opts.ConvertKVStringsToMap(labels.GetSlice())
+				return runSnapshotGroup(cmd.Context(), dockerCli, group)
+			}
 			volume, name, _ := strings.Cut(args[0], "@")
 			return withHoldfast(dockerCli, func(hf *client.Client) error {
-				made, err := hf.CreateSnapshot(cmd.Context(), volume, api.SnapshotCreate{Name: name, Labels: opts.ConvertKVStringsToMap(labels.GetSlice()), Live: live})
+				made, err := hf.CreateSnapshot(cmd.Context(), volume, api.SnapshotCreate{Name: name, Labels: opts.ConvertKVStringsToMap(labels.GetSlice()), Live: live, Quiesce: group.Quiesce})
 				if err != nil {
 					return err
 				}
@@ -82,19 +108,68 @@ and the snapshot is marked as such.`,
 	}
 	cmd.Flags().Var(&labels, "label", "Set metadata of the snapshot")
 	cmd.Flags().BoolVar(&live, "live", false, "Copy the volume although containers write to it: no one moment of it")
+	cmd.Flags().StringVar(&group.Container, "of-container", "", "Keep all volumes of this container")
+	cmd.Flags().StringVar(&group.Project, "of-project", "", "Keep all volumes of this compose project")
+	addQuiesce(cmd, &group.Quiesce, "", "Have what writes to the volume hold still: on, try or freeze")
 	return cmd
+}
+
+// addQuiesce adds the flag; alone it means "on".
+func addQuiesce(cmd *cobra.Command, to *string, off, usage string) {
+	cmd.Flags().StringVar(to, "quiesce", "", usage)
+	cmd.Flags().Lookup("quiesce").NoOptDefVal = "on"
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		switch *to {
+		case "", "on", "try", "freeze", off:
+			return nil
+		}
+		return fmt.Errorf("invalid --quiesce %q: want on, try or freeze", *to)
+	}
+}
+
+func runSnapshotGroup(ctx context.Context, dockerCli command.Cli, r api.SnapshotGroup) error {
+	return withHoldfast(dockerCli, func(hf *client.Client) error {
+		all, err := hf.CreateSnapshots(ctx, r)
+		if err != nil {
+			return err
+		}
+		for _, s := range all {
+			fmt.Fprintln(dockerCli.Out(), s.Volume+"@"+s.Name)
+			fmt.Fprintf(dockerCli.Err(), "%s: %s\n", s.Volume, madeLine(s.VolumeCopied))
+		}
+		return nil
+	})
+}
+
+// quietWords says how those who wrote were had to hold still.
+func quietWords(hook string, paused int64, why string) string {
+	var b strings.Builder
+	if hook != "" {
+		fmt.Fprintf(&b, "; held by %s", hook)
+	}
+	if hook != "" || paused > 0 {
+		fmt.Fprintf(&b, ", writes waited %s", time.Duration(paused).Round(time.Millisecond))
+	}
+	if why != "" {
+		fmt.Fprintf(&b, "; %s", why)
+	}
+	return b.String()
 }
 
 // madeLine says how a copy came about.
 func madeLine(m api.VolumeCopied) string {
 	took := time.Duration(m.TookNanos).Round(time.Millisecond)
+	quiet := quietWords(m.Hook, m.PausedNanos, m.Why)
+	if m.Hook != "" {
+		quiet = "; " + consistencyWords(m.Consistency) + quiet
+	}
 	switch m.Method {
 	case "copy":
-		return fmt.Sprintf("copied %d files, %s, in %s", m.Files, units.HumanSize(float64(m.Bytes)), took)
+		return fmt.Sprintf("copied %d files, %s, in %s", m.Files, units.HumanSize(float64(m.Bytes)), took) + quiet
 	case "reflink":
-		return fmt.Sprintf("%d files share their blocks, in %s", m.Files, took)
+		return fmt.Sprintf("%d files share their blocks, in %s", m.Files, took) + quiet
 	}
-	return fmt.Sprintf("by %s, in %s", m.Method, took)
+	return fmt.Sprintf("by %s, in %s", m.Method, took) + quiet
 }
 
 func newSnapshotList(dockerCli command.Cli) *cobra.Command {
@@ -136,7 +211,7 @@ func writeSnapshots(dockerCli command.Cli, format string, list []api.Snapshot) e
 	}
 	fctx := formatter.Context{Output: dockerCli.Out(), Format: formatter.Format(format)}
 	header := snapshotRow{HeaderContext: formatter.HeaderContext{Header: formatter.SubHeaderContext{
-		"Name": "SNAPSHOT", "Created": "CREATED", "Consistency": "CONSISTENCY", "Method": "METHOD", "Protected": "PROTECTED", "Users": "CONTAINERS", "Why": "WHY",
+		"Name": "SNAPSHOT", "Created": "CREATED", "Consistency": "CONSISTENCY", "Hook": "HOOK", "Paused": "PAUSED", "Group": "GROUP", "Method": "METHOD", "Protected": "PROTECTED", "Users": "CONTAINERS", "Why": "WHY",
 	}}}
 	return fctx.Write(&header, func(show func(formatter.SubContext) error) error {
 		for _, s := range list {
@@ -167,7 +242,26 @@ func (r *snapshotRow) Created() string {
 }
 
 // Consistency is what it shows.
-func (r *snapshotRow) Consistency() string { return r.s.Consistency }
+func (r *snapshotRow) Consistency() string {
+	if r.s.Hook != "" {
+		return r.s.Consistency + " (" + r.s.Hook + ")"
+	}
+	return r.s.Consistency
+}
+
+// Hook is what had those who wrote hold still.
+func (r *snapshotRow) Hook() string { return r.s.Hook }
+
+// Paused is how long they had to wait.
+func (r *snapshotRow) Paused() string {
+	if r.s.Hook == "" && r.s.PausedNanos == 0 {
+		return ""
+	}
+	return time.Duration(r.s.PausedNanos).Round(time.Millisecond).String()
+}
+
+// Group is what was made as of the same moment.
+func (r *snapshotRow) Group() string { return r.s.Group }
 
 // Method is how it was made.
 func (r *snapshotRow) Method() string { return r.s.Method }

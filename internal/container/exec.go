@@ -441,12 +441,12 @@ func (s *Service) ExecResize(ctx context.Context, id string, height, width uint3
 // runExec runs a process to its end and gives its output to out; when ctx ends
 // the process is killed, and ctx's error returned. started is called once the
 // process runs. Health checks use it.
-func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecCreateRequest, out io.Writer, started func()) (int, error) {
+func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecCreateRequest, in io.Reader, out io.Writer, started func()) (int, error) {
 	r := c.record()
 	if err := fitForExec(&r, r.ID); err != nil {
 		return -1, err
 	}
-	req.AttachStdout, req.AttachStderr = true, true
+	req.AttachStdin, req.AttachStdout, req.AttachStderr = in != nil, true, true
 	e, err := s.addExec(c, req)
 	if err != nil {
 		return -1, err
@@ -465,7 +465,7 @@ func (s *Service) runExec(ctx context.Context, c *Container, req container.ExecC
 	}
 	started()
 	err = e.hub.Attach(ctx, stdio.AttachConfig{
-		Stdout: out, Stderr: out,
+		Stdin: in, Stdout: out, Stderr: out,
 		Started: func() error { //nolint:contextcheck // the streams outlive the request
 			e.hub.Start(streams)
 			return nil

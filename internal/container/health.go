@@ -141,7 +141,7 @@ func (s *Service) probe(ctx context.Context, c *Container, cmd []string) *contai
 	}()
 	code, err := s.runExec(ctx, c, container.ExecCreateRequest{
 		AttachStdout: true, AttachStderr: true, Cmd: cmd, User: r.Config.User, WorkingDir: r.Config.WorkingDir,
-	}, out, func() { close(started) })
+	}, nil, out, func() { close(started) })
 	close(done)
 	res.End = s.d.Clock.Now()
 	switch {

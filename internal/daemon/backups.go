@@ -103,11 +103,12 @@ func (b backupVolumes) All() []backup.Spec {
 }
 
 // Read implements backup.Volumes.
-func (b backupVolumes) Read(ctx context.Context, name string, read func(backup.Source) error) error {
-	return b.v.ReadState(ctx, name, "backup", func(r volume.Reading) error {
+func (b backupVolumes) Read(ctx context.Context, name, quiesce string, read func(backup.Source) error) error {
+	return b.v.ReadState(ctx, name, "backup", volume.QuiesceMode(quiesce), func(r volume.Reading) error {
 		return read(backup.Source{
 			Dir: r.Dir, Driver: r.Driver, Options: r.Options, Labels: r.Labels,
 			Consistency: string(r.Consistency), Snapshot: r.Snapshot != "", Moment: r.Moment, Stable: r.Stable,
+			Quiet: backup.Quiet{Hook: r.Hook, Paused: r.Paused, Why: r.Why},
 		})
 	})
 }
@@ -188,6 +189,7 @@ func showBackup(b backup.Backup) api.Backup {
 	out := api.Backup{
 		ID: b.ID, Repository: b.Repository, Volume: b.Volume, Host: b.Host, Driver: b.Driver, Tag: b.Tag, Why: b.Why,
 		Moment: b.Moment, Finished: b.Finished, Consistency: b.Consistency, From: string(b.From),
+		Hook: b.Quiet.Hook, PausedNanos: b.Quiet.Paused.Nanoseconds(), QuiesceNote: b.Quiet.Why,
 		Files: b.Totals.Files, Bytes: b.Totals.Bytes, ReadFiles: b.Totals.Read, ReadBytes: b.Totals.ReadBytes, StoredBytes: b.Stored,
 	}
 	if b.Verified != nil {
@@ -233,7 +235,7 @@ func (b backupsBackend) RemoveRepository(ctx context.Context, name string) error
 
 // Backup implements the router's Backend.
 func (b backupsBackend) Backup(ctx context.Context, name string, r api.BackupCreate) (api.Backup, error) {
-	got, err := b.s.Backup(ctx, backup.Options{Volume: name, Repository: r.Repository, Tag: r.Tag})
+	got, err := b.s.Backup(ctx, backup.Options{Volume: name, Repository: r.Repository, Tag: r.Tag, Quiesce: r.Quiesce})
 	return showBackup(got), err
 }
 

@@ -175,6 +175,7 @@ func (d *Daemon) startVolumes(ctx context.Context) error {
 		Default:   d.cfg.DefaultVolumeDriver,
 		Trash:     volume.TrashPolicy{Keep: time.Duration(d.cfg.VolumeTrashDays) * 24 * time.Hour, MinFree: d.cfg.VolumeTrashMinFree},
 		Plugins:   d.plugins,
+		Quiescer:  quieter{d},
 		Size:      d.volumeSize,
 	})
 	return err
@@ -276,6 +277,7 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 	if err := d.containers.Restore(ctx); err != nil {
 		return fmt.Errorf("restore containers: %w", err)
 	}
+	d.startQuiesce(ctx)
 	d.volumes.Settle(ctx)
 	d.supervise(ctx, "trash of volumes", d.volumes.Run)
 	d.supervise(ctx, "volume plugins", func(ctx context.Context) error {

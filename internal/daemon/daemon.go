@@ -44,6 +44,7 @@ import (
 	"holdfast.dev/holdfast/internal/volume"
 	"holdfast.dev/holdfast/internal/volume/btrfs"
 	"holdfast.dev/holdfast/internal/volume/plugin"
+	"holdfast.dev/holdfast/internal/volume/quiesce"
 )
 
 // Options for New.
@@ -84,6 +85,7 @@ type Daemon struct {
 	managed    *managed.Service
 	networks   *network.Service
 	containers *container.Service
+	quiet      *quiesce.Conductor
 	devices    *cdi.Registry
 	builder    *buildkit.Builder
 	swarm      *cluster.Service

@@ -27,7 +27,7 @@ func (d *Daemon) routers() []route.Router {
 		buildrouter.New(d.builder),
 		extensionrouter.New(d.images, checker{d.volumes}),
 		storagerouter.New(storageBackend{d}),
-		volumesrouter.New(d.volumes, pools{d.pools}, tars{}, volumeFiles{d.volumes}, d.clock),
+		volumesrouter.New(d.volumes, pools{d.pools}, groups{d}, tars{}, volumeFiles{d.volumes}, d.clock),
 		distributionrouter.New(swarmDistribution{d}),
 		backupsrouter.New(backupsBackend{d.backups}),
 		volumerouter.New(d.volumes, d.swarm),

@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"holdfast.dev/holdfast/internal/base/fault"
-	"holdfast.dev/holdfast/internal/base/logkey"
 )
 
 // change rewrites a volume's record, on disk and then in memory. The caller has
@@ -42,14 +41,6 @@ func (s *Service) nameOf(e *entry) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return e.rec.Name
-}
-
-// dropIntent says that a change did not come about.
-func (s *Service) dropIntent(ctx context.Context, e *entry) {
-	if err := s.changeNow(ctx, e, func(r *Record) { r.Doing = nil }); err != nil {
-		// The next start finds it, and nothing to do.
-		s.d.Log.Warn("record of a change that was not made stays", logkey.Volume, s.nameOf(e), logkey.Err, err)
-	}
 }
 
 // held is a volume that a long verb works with. Nobody removes or renames it,
@@ -180,13 +171,15 @@ func (h held) moment(live bool, capable Capabilities) (Consistency, error) {
 	return "", fault.New(errdefs.ErrConflict, "volume %s is in use by running containers [%s], and here it cannot be copied as of one moment: stop them, or ask for a live copy", h.rec.Name, strings.Join(h.users, ", "))
 }
 
-// still refuses a copy that was to be clean and during which somebody came.
+// still refuses a copy that was to be one moment and during which somebody came.
 func (s *Service) still(h held, c Consistency, pointInTime bool) error {
-	if c != Clean || pointInTime {
+	if c == Live || pointInTime {
 		return nil
 	}
 	for _, u := range s.writers(h.e) {
-		return fault.New(errdefs.ErrConflict, "container %s started on volume %s while it was copied: nothing was kept", u, h.rec.Name)
+		if !slices.Contains(h.users, u) {
+			return fault.New(errdefs.ErrConflict, "container %s started on volume %s while it was copied: nothing was kept", u, h.rec.Name)
+		}
 	}
 	return nil
 }

@@ -38,6 +38,10 @@ type Snapshot struct {
 	Consistency Consistency
 	Method      string // how it was made: MethodCopy, …
 	Why         string `json:",omitempty"` // for those nobody asked for by name
+	// What was done to those who wrote to it, and how long they had to wait.
+	Hook   string        `json:",omitempty"`
+	Paused time.Duration `json:",omitempty"`
+	Group  string        `json:",omitempty"` // snapshots of several volumes as of one moment
 }
 
 // Consistency says what a snapshot shows.
@@ -45,9 +49,10 @@ type Consistency string
 
 // Consistencies of snapshots.
 const (
-	Clean Consistency = "clean" // nobody used the volume
-	Crash Consistency = "crash" // one moment, as after a power cut
-	Live  Consistency = "live"  // copied while it was written: no one moment
+	Clean       Consistency = "clean"       // nobody used the volume
+	Application Consistency = "application" // one moment for which the applications were prepared
+	Crash       Consistency = "crash"       // one moment, as after a power cut
+	Live        Consistency = "live"        // copied while it was written: no one moment
 )
 
 // Intent is a change that was begun. It is written before the driver is asked
@@ -55,6 +60,7 @@ const (
 type Intent struct {
 	Verb     Verb
 	Snapshot string    `json:",omitempty"`
+	Group    string    `json:",omitempty"` // snapshot: what others are made with it
 	Keep     string    `json:",omitempty"` // rollback: the snapshot that the replaced state becomes
 	To       string    `json:",omitempty"` // rename: the new name
 	At       time.Time `json:",omitzero"`  // rename into the trash: when
@@ -137,7 +143,7 @@ type Populator interface {
 	Populate(ctx context.Context, src, dst, sub string) error
 }
 
-// Deps are the parts a Service works with; all but Size are required.
+// Deps are the parts a Service works with; all but the last three are required.
 type Deps struct {
 	Clock     clock.Clock
 	Random    io.Reader // for the names of anonymous volumes
@@ -151,6 +157,8 @@ type Deps struct {
 	Trash   TrashPolicy
 	// Plugins are further drivers, whose names come after these. May be nil.
 	Plugins Plugins
+	// Quiescer has containers hold still; nil: nobody can.
+	Quiescer Quiescer
 	// Size tells how much a volume holds; nil: its driver is asked, which may walk.
 	Size func(ctx context.Context, name string) (int64, error)
 }

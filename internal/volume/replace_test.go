@@ -188,7 +188,7 @@ func TestReplaceSurvivesADeathAtEveryStep(t *testing.T) {
 func TestReadStateSaysWhatItIs(t *testing.T) {
 	r := newSnapRig(t)
 	read := func() (got Reading) {
-		must(t, r.ReadState(t.Context(), "data", "backup", func(x Reading) error { got = x; return nil }))
+		must(t, r.ReadState(t.Context(), "data", "backup", QuiesceOff, func(x Reading) error { got = x; return nil }))
 		return got
 	}
 	if got := read(); got.Consistency != Clean || got.Snapshot != "" || !got.Stable || got.Dir != "/fake/data" {

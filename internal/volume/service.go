@@ -64,7 +64,7 @@ func New(ctx context.Context, d Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read volume records: %w", err)
 	}
-	for _, r := range s.recoverReplaced(ctx, recs) {
+	for _, r := range s.recoverReplaced(ctx, brokenGroups(recs)) {
 		kept, err := s.recover(ctx, r)
 		if err != nil {
 			d.Log.Error("volume not recovered", logkey.Volume, r.Name, logkey.From, r.State, logkey.Err, err)

@@ -35,6 +35,8 @@ type SnapshotOptions struct {
 	Name   string // empty: made of the time
 	Labels map[string]string
 	Live   bool // copy it although containers write, where one moment is not to be had
+	// Quiesce says whether containers that write are to hold still.
+	Quiesce QuiesceMode
 }
 
 // Snapshots of long verbs among the users of a volume.
@@ -45,71 +47,14 @@ const (
 )
 
 // Snapshot keeps the present state of a volume.
-func (s *Service) Snapshot(ctx context.Context, o SnapshotOptions) (_ Snapshot, made Made, err error) {
-	if o.Name != "" {
-		if err := checkSnapshotName(o.Name); err != nil {
-			return Snapshot{}, Made{}, err
-		}
-	}
-	h, end, err := s.begin(ctx, o.Volume, asSnapshot)
-	if err != nil {
-		return Snapshot{}, Made{}, err
-	}
-	defer end(&err)
-	sn, err := snapshotter(h.dr)
-	if err != nil {
-		return Snapshot{}, Made{}, err
-	}
-	snap := Snapshot{Name: o.Name, Created: s.d.Clock.Now().UTC(), Labels: o.Labels}
-	if snap.Name == "" {
-		snap.Name = freeName(&h.rec, snap.Created.Format(timeName))
-	}
-	if h.rec.snapshot(snap.Name) != nil {
-		return Snapshot{}, Made{}, fault.New(errdefs.ErrConflict, "volume %s already has a snapshot %s", o.Volume, snap.Name)
-	}
-	if snap.Consistency, err = h.moment(o.Live, h.dr.Capabilities()); err != nil {
-		return Snapshot{}, Made{}, err
-	}
-	if err := s.changeNow(ctx, h.e, func(r *Record) { r.Doing = &Intent{Verb: DoSnapshot, Snapshot: snap.Name} }); err != nil {
-		return Snapshot{}, Made{}, err
-	}
-	made, err = s.takeSnapshot(ctx, sn, h, &snap)
-	if err != nil {
-		s.dropIntent(ctx, h.e)
-		return Snapshot{}, Made{}, err
-	}
-	s.publish(ActionSnapshot, o.Volume, map[string]string{
-		"driver": h.rec.Driver, "snapshot": snap.Name, "consistency": string(snap.Consistency), "method": snap.Method,
+func (s *Service) Snapshot(ctx context.Context, o SnapshotOptions) (Snapshot, Made, error) {
+	all, err := s.SnapshotGroup(ctx, GroupOptions{
+		Volumes: []string{o.Volume}, Name: o.Name, Labels: o.Labels, Live: o.Live, Quiesce: o.Quiesce,
 	})
-	return snap, made, nil
-}
-
-// takeSnapshot is the deed and its result.
-func (s *Service) takeSnapshot(ctx context.Context, sn Snapshotter, h held, snap *Snapshot) (made Made, err error) {
-	v := h.rec.spec()
-	if err := failpoint.Hit("volume.snapshot.afterIntent"); err != nil {
-		return made, err
+	if err != nil {
+		return Snapshot{}, Made{}, err
 	}
-	if made, err = sn.Snapshot(ctx, v, snap.Name); err != nil {
-		return made, err
-	}
-	snap.Method = made.Method
-	if err = s.still(h, snap.Consistency, h.dr.Capabilities().PointInTime); err == nil {
-		err = failpoint.Hit("volume.snapshot.afterDriver")
-	}
-	if err == nil {
-		err = s.changeNow(ctx, h.e, func(r *Record) {
-			r.Doing = nil
-			r.Snapshots = append(r.Snapshots, *snap)
-		})
-	}
-	if err == nil {
-		return made, nil
-	}
-	if rerr := sn.RemoveSnapshot(context.WithoutCancel(ctx), v, snap.Name); rerr != nil {
-		s.d.Log.Warn("snapshot that nobody knows stays until the next start", logkey.Volume, v.Name, logkey.Name, snap.Name, logkey.Err, rerr)
-	}
-	return made, err
+	return all[0].Snapshot, all[0].Made, nil
 }
 
 const timeName = "20060102-150405"

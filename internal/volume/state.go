@@ -30,12 +30,15 @@ type Reading struct {
 	Snapshot    string    // what was made for it; empty: it is the volume itself
 	Moment      time.Time // whose state it is
 	Stable      bool      // inode numbers are the volume's own, not a copy's
+	Hook        string    // what was done to those who write to it
+	Paused      time.Duration
+	Why         string // what went wrong with that
 }
 
 // ReadState hands a state of a volume to read, for the purpose given: a snapshot made
-// for it where containers write and one moment is to be had, else the volume itself.
-// Nobody removes it meanwhile.
-func (s *Service) ReadState(ctx context.Context, name, purpose string, read func(Reading) error) (err error) {
+// for it where containers write and one moment is to be had, by having them hold still
+// where that is asked for, else the volume itself. Nobody removes it meanwhile.
+func (s *Service) ReadState(ctx context.Context, name, purpose string, quiesce QuiesceMode, read func(Reading) error) (err error) {
 	h, end, err := s.beginShared(ctx, name, purpose)
 	if err != nil {
 		return err
@@ -45,13 +48,14 @@ func (s *Service) ReadState(ctx context.Context, name, purpose string, read func
 		Dir: h.dr.Path(h.rec.spec()), Driver: h.rec.Driver, Options: h.rec.Options, Labels: h.rec.Labels,
 		Consistency: Clean, Moment: s.d.Clock.Now().UTC(), Stable: true,
 	}
-	if can := h.dr.Capabilities(); len(h.users) > 0 && can.Snapshot && can.PointInTime {
-		snap, made, serr := s.Snapshot(ctx, SnapshotOptions{Volume: name, Labels: map[string]string{passing: purpose}})
+	if can := h.dr.Capabilities(); len(h.users) > 0 && can.Snapshot && (can.PointInTime || quiesce != QuiesceOff) {
+		snap, made, serr := s.Snapshot(ctx, SnapshotOptions{Volume: name, Labels: map[string]string{passing: purpose}, Quiesce: quiesce})
 		if serr != nil {
 			return serr
 		}
 		st.Snapshot, st.Consistency, st.Moment = snap.Name, snap.Consistency, snap.Created
 		st.Stable = made.Method == MethodSubvolume
+		st.Hook, st.Paused, st.Why = snap.Hook, snap.Paused, snap.Why
 		i, aerr := s.Acquire(ctx, Request{Name: name + SnapshotSeparator + snap.Name, Container: h.as})
 		if aerr != nil {
 			return aerr

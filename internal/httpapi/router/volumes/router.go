@@ -24,6 +24,7 @@ type Backend interface {
 	Snapshots(ctx context.Context, name string) ([]volume.SnapshotOf, error)
 	SnapshotInfo(ctx context.Context, name, snapshot string) (volume.SnapshotOf, int64, error)
 	Snapshot(ctx context.Context, o volume.SnapshotOptions) (volume.Snapshot, volume.Made, error)
+	SnapshotGroup(ctx context.Context, o volume.GroupOptions) ([]volume.Taken, error)
 	RemoveSnapshot(ctx context.Context, name, snapshot string) error
 	PruneSnapshots(ctx context.Context, p volume.SnapshotPolicy) ([]volume.SnapshotOf, error)
 	Rollback(ctx context.Context, name, snapshot, keep string) (volume.Snapshot, volume.Made, error)
@@ -50,6 +51,12 @@ type Pools interface {
 	RemovePool(ctx context.Context, name string) error
 }
 
+// Groups tells which volumes belong together.
+type Groups interface {
+	// Together are the volumes of a container, or of a compose project.
+	Together(container, project string) ([]string, error)
+}
+
 // Archiver writes directories as tars and reads them; see internal/volume/archive.
 type Archiver interface {
 	Write(ctx context.Context, dir string, to io.Writer) error
@@ -63,14 +70,15 @@ type Archiver interface {
 type Router struct {
 	b       Backend
 	pools   Pools
+	groups  Groups
 	archive Archiver
 	files   Files
 	clock   clock.Clock
 }
 
 // New returns the router.
-func New(b Backend, p Pools, a Archiver, f Files, c clock.Clock) *Router {
-	return &Router{b, p, a, f, c}
+func New(b Backend, p Pools, g Groups, a Archiver, f Files, c clock.Clock) *Router {
+	return &Router{b, p, g, a, f, c}
 }
 
 // Routes implements route.Router.
@@ -81,6 +89,7 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodDelete, Path: api.PathTrashed, Handler: rt.purge},
 		{Method: http.MethodPost, Path: api.PathUndelete, Handler: rt.undelete},
 		{Method: http.MethodGet, Path: api.PathSnapshots, Handler: rt.snapshots},
+		{Method: http.MethodPost, Path: api.PathSnapshotGroup, Handler: rt.createGroup},
 		{Method: http.MethodPost, Path: api.PathSnapshotPrune, Handler: rt.prune},
 		{Method: http.MethodGet, Path: api.PathVolume, Handler: rt.about},
 		{Method: http.MethodGet, Path: api.PathVolumeSnapshots, Handler: rt.snapshots},
@@ -110,7 +119,8 @@ func (rt *Router) Routes() []route.Route {
 func showSnapshot(o volume.SnapshotOf) api.Snapshot {
 	return api.Snapshot{
 		Volume: o.Volume, Name: o.Name, Driver: o.Driver, Created: o.Created, Labels: o.Labels, Protected: o.Protected,
-		Consistency: string(o.Consistency), Method: o.Method, Why: o.Why, Path: o.Path, Users: o.Users,
+		Consistency: string(o.Consistency), Method: o.Method, Why: o.Why,
+		Hook: o.Hook, PausedNanos: o.Paused.Nanoseconds(), Group: o.Group, Path: o.Path, Users: o.Users,
 	}
 }
 
@@ -164,11 +174,51 @@ func (rt *Router) createSnapshot(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	began := rt.clock.Now()
-	snap, made, err := rt.b.Snapshot(r.Context(), volume.SnapshotOptions{Volume: route.Var(r, "name"), Name: in.Name, Labels: in.Labels, Live: in.Live})
+	snap, made, err := rt.b.Snapshot(r.Context(), volume.SnapshotOptions{Volume: route.Var(r, "name"), Name: in.Name, Labels: in.Labels, Live: in.Live, Quiesce: quiesceMode(in.Quiesce)})
 	if err != nil {
 		return err
 	}
-	return route.JSON(w, http.StatusCreated, rt.copied(snap.Name, snap.Consistency, made, began))
+	return route.JSON(w, http.StatusCreated, rt.taken(snap, made, began))
+}
+
+// quiesceMode is the mode that a client means: "off" is what is done without one.
+func quiesceMode(s string) volume.QuiesceMode {
+	if s == "off" {
+		return volume.QuiesceOff
+	}
+	return volume.QuiesceMode(s)
+}
+
+// taken tells how a snapshot came about.
+func (rt *Router) taken(snap volume.Snapshot, made volume.Made, began time.Time) api.VolumeCopied {
+	out := rt.copied(snap.Name, snap.Consistency, made, began)
+	out.Hook, out.PausedNanos, out.Why = snap.Hook, snap.Paused.Nanoseconds(), snap.Why
+	return out
+}
+
+func (rt *Router) createGroup(w http.ResponseWriter, r *http.Request) error {
+	var in api.SnapshotGroup
+	if err := route.Decode(r, &in, false); err != nil {
+		return err
+	}
+	volumes, err := rt.groups.Together(in.Container, in.Project)
+	if err != nil {
+		return err
+	}
+	o := volume.GroupOptions{Volumes: volumes, Name: in.Name, Labels: in.Labels, Quiesce: quiesceMode(in.Quiesce)}
+	if o.Quiesce == volume.QuiesceOff { // also where there is one volume only
+		o.Quiesce = volume.QuiesceFreeze
+	}
+	began := rt.clock.Now()
+	all, err := rt.b.SnapshotGroup(r.Context(), o)
+	if err != nil {
+		return err
+	}
+	out := make([]api.SnapshotTaken, len(all))
+	for i, t := range all {
+		out[i] = api.SnapshotTaken{Volume: t.Volume, Group: t.Group, VolumeCopied: rt.taken(t.Snapshot, t.Made, began)}
+	}
+	return route.JSON(w, http.StatusCreated, out)
 }
 
 func (rt *Router) snapshot(w http.ResponseWriter, r *http.Request) error {
