@@ -34,20 +34,13 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]container.Summary,
 	if err != nil {
 		return nil, err
 	}
-	var recs []Record
-	for _, c := range s.all() {
-		recs = append(recs, c.record())
-	}
-	slices.SortFunc(recs, func(a, b Record) int {
-		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
-	})
+	recs := s.newestFirst()
 	now := s.d.Clock.Now()
 	names := imageNames{ctx: ctx, s: s, seen: map[string]string{}}
 	linked := s.linkNames()
-	out := []container.Summary{}
+	out := make([]container.Summary, 0, len(recs))
 	skipping := sel.before != ""
-	for i := range recs {
-		r := &recs[i]
+	for _, r := range recs {
 		if skipping {
 			skipping = r.ID != sel.before
 			continue
@@ -72,6 +65,21 @@ func (s *Service) List(ctx context.Context, o ListOptions) ([]container.Summary,
 		out = append(out, sum)
 	}
 	return out, nil
+}
+
+// newestFirst are all records. There may be thousands, and a record is large: it
+// is copied once, and what is sorted are pointers.
+func (s *Service) newestFirst() []*Record {
+	all := s.all()
+	recs, order := make([]Record, len(all)), make([]*Record, len(all))
+	for i, c := range all {
+		recs[i] = c.record()
+		order[i] = &recs[i]
+	}
+	slices.SortFunc(order, func(a, b *Record) int {
+		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID))
+	})
+	return order
 }
 
 // imageNames remembers, for one list, which image references still mean the
@@ -159,7 +167,7 @@ func (s *Service) selectBy(ctx context.Context, o ListOptions) (*selection, erro
 }
 
 func (sel *selection) matches(r *Record) bool {
-	nameOK := sel.match("name", "/"+r.Name) || sel.match("name", r.Name)
+	nameOK := !sel.has("name") || sel.match("name", "/"+r.Name) || sel.match("name", r.Name)
 	idOK := !sel.has("id") || slices.ContainsFunc(sel.by["id"], func(p string) bool { return strings.HasPrefix(r.ID, p) })
 	if !nameOK || !idOK || !sel.labels(r.Config.Labels) || !sel.annotations(r.HostConfig.Annotations) || (sel.haveTask && sel.wantTask) {
 		return false
@@ -170,7 +178,7 @@ func (sel *selection) matches(r *Record) bool {
 	if len(sel.exited) > 0 && (r.shown().running() || r.StartedAt.IsZero() || !slices.Contains(sel.exited, r.ExitCode)) {
 		return false
 	}
-	if !sel.exact("status", string(r.state())) || !sel.exact("health", string(healthOf(r).Status)) {
+	if !sel.exact("status", string(r.state())) || sel.has("health") && !sel.exact("health", string(healthOf(r).Status)) {
 		return false
 	}
 	if sel.images != nil && !sel.images[r.ImageID] {
@@ -223,15 +231,17 @@ func (s *Service) summary(r *Record, now time.Time) container.Summary {
 	}
 	sum.HostConfig.NetworkMode = string(r.HostConfig.NetworkMode)
 	sum.HostConfig.Annotations = maps.Clone(r.HostConfig.Annotations)
-	sum.NetworkSettings = &container.NetworkSettingsSummary{Networks: map[string]*network.EndpointSettings{}}
-	for name, ep := range endpoints(r) {
+	sum.NetworkSettings = &container.NetworkSettingsSummary{Networks: endpoints(r)}
+	for _, ep := range sum.NetworkSettings.Networks {
 		ep.Links, ep.Aliases, ep.DNSNames, ep.DriverOpts = nil, nil, nil, nil
-		sum.NetworkSettings.Networks[name] = ep
 	}
 	return sum
 }
 
 func commandLine(r *Record) string {
+	if len(r.Args) == 0 {
+		return r.Path
+	}
 	words := []string{r.Path}
 	for _, a := range r.Args {
 		if strings.Contains(a, " ") {

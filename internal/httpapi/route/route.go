@@ -115,6 +115,37 @@ func JSON(w http.ResponseWriter, status int, v any) error {
 	return enc.Encode(v)
 }
 
+// listPart is how much of a list is encoded before it is sent.
+const listPart = 32 << 10
+
+// List answers with a list as JSON does, in parts: the client reads the first
+// while the next is made, and no more than a part is in memory.
+func List[T any](w http.ResponseWriter, status int, list []T) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	b.WriteByte('[')
+	for i := range list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		if err := enc.Encode(&list[i]); err != nil {
+			return err
+		}
+		b.Truncate(b.Len() - 1) // the encoder ends every value with a line break
+		if b.Len() >= listPart {
+			if _, err := b.WriteTo(w); err != nil {
+				return err
+			}
+		}
+	}
+	b.WriteString("]\n")
+	_, err := b.WriteTo(w)
+	return err
+}
+
 // Marshal encodes v as JSON does, for another reply to hold.
 func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer

@@ -33,21 +33,19 @@ func (rt *Router) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	annotated, described, healthy := route.AtLeast(r.Context(), "1.46"), route.AtLeast(r.Context(), "1.48"), route.AtLeast(r.Context(), "1.52")
 	for i := range all {
-		if !route.AtLeast(r.Context(), "1.46") {
+		if !annotated {
 			all[i].HostConfig.Annotations = nil
 		}
-		if !route.AtLeast(r.Context(), "1.48") {
+		if !described {
 			all[i].ImageManifestDescriptor = nil
 		}
-		if !route.AtLeast(r.Context(), "1.52") {
+		if !healthy {
 			all[i].Health = nil
 		}
 	}
-	if all == nil {
-		all = []container.Summary{}
-	}
-	return route.JSON(w, http.StatusOK, all)
+	return route.List(w, http.StatusOK, all)
 }
 
 func (rt *Router) inspect(w http.ResponseWriter, r *http.Request) error {
