@@ -16,6 +16,7 @@ package main
 import (
 	"context"
 	"os"
+	"syscall"
 
 	eventtypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
@@ -57,6 +58,9 @@ func newTasks(ic *plugin.InitContext) (any, error) {
 		return nil, err
 	}
 	h := newHolder(inner)
+	// A file that does not block is waited for by the poller, another one by a
+	// thread, whose stacks every container would pay for.
+	_ = syscall.SetNonblock(lifeline, true) // fails where there is none
 	go endWith(os.NewFile(lifeline, "lifeline"), h)
 	return h, nil
 }
