@@ -9,8 +9,14 @@ const Prefix = "/holdfast/v1"
 // PathOutdated lists images that stand on an old base: GET, []OutdatedImage.
 const PathOutdated = Prefix + "/images/outdated"
 
-// PathAnalyze reads an image's layers: POST, AnalyzeRequest, ImageAnalysis.
+// PathAnalyze reads an image's layers: POST, AnalyzeRequest, ImageAnalysis. Who
+// accepts TypeMessages gets Docker's progress messages, one a line, with how much
+// of each stored layer has been read; the last one holds the ImageAnalysis as
+// "aux", or an error.
 const PathAnalyze = Prefix + "/images/analyze"
+
+// TypeMessages is the type of a reply that tells its progress.
+const TypeMessages = "application/x-ndjson"
 
 // AnalyzeRequest names the image to analyse.
 type AnalyzeRequest struct {

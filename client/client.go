@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errhttp"
+	"github.com/moby/moby/api/types/jsonstream"
 
 	"holdfast.dev/holdfast/api"
 )
@@ -63,14 +65,21 @@ func (c *Client) send(ctx context.Context, method, path, contentType string, bod
 }
 
 // sendFull is send for one who wants the reply's header as well.
-func (c *Client) sendFull(ctx context.Context, method, path, contentType string, body io.Reader, read func(*http.Response) error) (err error) {
+func (c *Client) sendFull(ctx context.Context, method, path, contentType string, body io.Reader, read func(*http.Response) error) error {
+	header := http.Header{}
+	if body != nil {
+		header.Set("Content-Type", contentType)
+	}
+	return c.sendAs(ctx, method, path, header, body, read)
+}
+
+// sendAs is sendFull with the request's headers.
+func (c *Client) sendAs(ctx context.Context, method, path string, header http.Header, body io.Reader, read func(*http.Response) error) (err error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://holdfast"+path, body)
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
-	if body != nil {
-		req.Header.Set("Content-Type", contentType)
-	}
+	req.Header = header
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", err)
@@ -126,6 +135,43 @@ func (c *Client) OutdatedImages(ctx context.Context) ([]api.OutdatedImage, error
 func (c *Client) AnalyzeImage(ctx context.Context, r api.AnalyzeRequest) (api.ImageAnalysis, error) {
 	var out api.ImageAnalysis
 	err := c.call(ctx, http.MethodPost, api.PathAnalyze, r, &out)
+	return out, err
+}
+
+// AnalyzeImageTold is AnalyzeImage with Docker's messages of progress, which show
+// ranges over to their end.
+func (c *Client) AnalyzeImageTold(ctx context.Context, r api.AnalyzeRequest, show func(iter.Seq2[jsonstream.Message, error]) error) (api.ImageAnalysis, error) {
+	var out api.ImageAnalysis
+	body, err := json.Marshal(r)
+	if err != nil {
+		return out, fmt.Errorf("encode request: %w", err)
+	}
+	found := false
+	header := http.Header{"Content-Type": {"application/json"}, "Accept": {api.TypeMessages}}
+	err = c.sendAs(ctx, http.MethodPost, api.PathAnalyze, header, bytes.NewReader(body), func(reply *http.Response) error {
+		return show(func(yield func(jsonstream.Message, error) bool) {
+			for dec := json.NewDecoder(reply.Body); ; {
+				var m jsonstream.Message
+				err := dec.Decode(&m)
+				if errors.Is(err, io.EOF) {
+					return
+				}
+				if err == nil && m.Aux != nil {
+					found = true
+					err = json.Unmarshal(*m.Aux, &out)
+				}
+				if err != nil {
+					err = fmt.Errorf("decode reply: %w", err)
+				}
+				if !yield(m, err) || err != nil {
+					return
+				}
+			}
+		})
+	})
+	if err == nil && !found {
+		err = errors.New("the daemon's reply broke off")
+	}
 	return out, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"strconv"
 	"strings"
@@ -14,7 +15,10 @@ import (
 	dockercli "github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/cli/cli/command/completion"
+	"github.com/docker/cli/cli/streams"
 	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/client/pkg/jsonmessage"
 	"github.com/spf13/cobra"
 
 	"holdfast.dev/holdfast/api"
@@ -65,7 +69,7 @@ func runAnalyze(ctx context.Context, dockerCli command.Cli, o analyzeOptions) er
 	}
 	hf := client.New(dockerCli.Client().Dialer())
 	defer hf.Close()
-	found, err := hf.AnalyzeImage(ctx, o.AnalyzeRequest)
+	found, err := askAnalysis(ctx, hf, dockerCli.Err(), o.AnalyzeRequest)
 	if err != nil {
 		return err
 	}
@@ -83,6 +87,16 @@ func runAnalyze(ctx context.Context, dockerCli command.Cli, o analyzeOptions) er
 		return dockercli.StatusError{StatusCode: 1, Status: fmt.Sprintf("efficiency %s %% is under %v %%", percent(found.Efficiency), o.failUnder)}
 	}
 	return nil
+}
+
+// askAnalysis shows on a terminal how much of each layer has been read.
+func askAnalysis(ctx context.Context, hf *client.Client, errOut *streams.Out, r api.AnalyzeRequest) (api.ImageAnalysis, error) {
+	if !errOut.IsTerminal() {
+		return hf.AnalyzeImage(ctx, r)
+	}
+	return hf.AnalyzeImageTold(ctx, r, func(messages iter.Seq2[jsonstream.Message, error]) error {
+		return jsonmessage.DisplayJSONMessages(messages, errOut, errOut.FD(), true, nil)
+	})
 }
 
 // percent rounds down: what is under a bound must not look as if it were not.

@@ -3,6 +3,7 @@ package image
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -39,7 +40,12 @@ type Shared struct {
 type AnalyzeOptions struct {
 	Platform *ocispec.Platform
 	Top      int // how many files to list
+	// Progress is told how much of each stored layer has been read. Nil: nobody is.
+	Progress Progress
 }
+
+// analyzeTold is how often the progress of an analysis is told.
+const analyzeTold = 200 * time.Millisecond
 
 // atOnce is how many analyses run at a time: each takes a processor and some memory.
 const atOnce = 2
@@ -73,7 +79,7 @@ func (s *Service) Analyze(ctx context.Context, ref string, o AnalyzeOptions) (An
 	var layers []analyze.Source
 	for i, d := range m.Layers {
 		layers = append(layers, analyze.Source{CreatedBy: made[i], Open: func(ctx context.Context) (io.ReadCloser, error) {
-			return s.d.Content.Layer(ctx, d)
+			return s.d.Content.Layer(ctx, d, reading(o.Progress, s.d.Clock.Now, fmt.Sprintf("layer %d/%d", i+1, len(m.Layers)), d.Size))
 		}})
 	}
 	found, err := analyze.Run(ctx, layers, analyze.Options{Top: o.Top, Dir: s.d.TempDir})
@@ -91,6 +97,27 @@ func (s *Service) Analyze(ctx context.Context, ref string, o AnalyzeOptions) (An
 	}
 	out.Took = s.d.Clock.Now().Sub(begin)
 	return out, nil
+}
+
+// reading tells the progress of one layer: its begin, its end, and now and then
+// between.
+func reading(p Progress, now func() time.Time, id string, size int64) func(read int64) {
+	if p == nil {
+		return func(int64) {}
+	}
+	p.Update(id, "Reading", 0, size)
+	last, done := now(), false
+	return func(read int64) {
+		switch t := now(); {
+		case done:
+		case read >= size:
+			done = true
+			p.Update(id, "Read", size, size)
+		case t.Sub(last) >= analyzeTold:
+			last = t
+			p.Update(id, "Reading", read, size)
+		}
+	}
 }
 
 // madeBy tells for each layer the step that made it. History lists steps that

@@ -1,8 +1,10 @@
 package image
 
 import (
+	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,4 +45,32 @@ func TestCommonLayers(t *testing.T) {
 			t.Errorf("%v %v: %d, want %d", c.a, c.b, got, c.want)
 		}
 	}
+}
+
+// updates are the bars that a progress was told.
+type updates struct {
+	Silent
+	got []string
+}
+
+func (u *updates) Update(id, action string, current, total int64) {
+	u.got = append(u.got, fmt.Sprintf("%s %s %d/%d", id, action, current, total))
+}
+
+func TestReadingIsToldNowAndThen(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var u updates
+	told := reading(&u, func() time.Time { return now }, "layer 1/2", 100)
+	for _, step := range []struct {
+		after time.Duration
+		read  int64
+	}{{10 * time.Millisecond, 10}, {analyzeTold, 30}, {analyzeTold / 2, 50}, {analyzeTold / 2, 60}, {0, 100}, {time.Second, 100}} {
+		now = now.Add(step.after)
+		told(step.read)
+	}
+	want := []string{"layer 1/2 Reading 0/100", "layer 1/2 Reading 30/100", "layer 1/2 Reading 60/100", "layer 1/2 Read 100/100"}
+	if !slices.Equal(u.got, want) {
+		t.Errorf("%q, want %q", u.got, want)
+	}
+	reading(nil, nil, "", 0)(7) // nobody is told
 }

@@ -120,9 +120,9 @@ type Content interface {
 	// Write stores config and manifest of a new image, unpacks it and returns
 	// the manifest's descriptor. Layers lists all its layers, bottom first.
 	Write(ctx context.Context, config dockerspec.DockerOCIImage, layers []Layer) (ocispec.Descriptor, error)
-	// Layer reads a layer's archive, uncompressed. What is wrong with it is
-	// errdefs.ErrInvalidArgument.
-	Layer(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
+	// Layer reads a layer's archive, uncompressed, and tells how much of the stored
+	// one has been read. What is wrong with it is errdefs.ErrInvalidArgument.
+	Layer(ctx context.Context, d ocispec.Descriptor, told func(read int64)) (io.ReadCloser, error)
 	// Has says whether a blob is here.
 	Has(ctx context.Context, d digest.Digest) (bool, error)
 	// Drop removes one manifest; what it alone refers to goes with the next

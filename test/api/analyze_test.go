@@ -2,15 +2,22 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
+	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/jsonstream"
+
 	"holdfast.dev/holdfast/api"
+	holdfast "holdfast.dev/holdfast/client"
 	"holdfast.dev/holdfast/internal/testkit"
 )
 
@@ -121,10 +128,52 @@ func TestAnalyzeImage(t *testing.T) {
 			t.Errorf("%q: %s", c.args, r)
 		}
 	}
+	analyzeTold(t, d, "ana:v1", got)
 	for _, body := range []any{map[string]any{}, map[string]any{"image": "ana:v1", "top": -1}, map[string]any{"image": "ana:v1", "platform": "/"}} {
 		if code, out := d.API(http.MethodPost, api.PathAnalyze, body); code != http.StatusBadRequest {
 			t.Errorf("%v: %d %s", body, code, out)
 		}
+	}
+}
+
+// analyzeTold asks for the messages of progress: every layer's begin and end, and
+// the same analysis last.
+func analyzeTold(t *testing.T, d *testkit.Daemon, ref string, want api.ImageAnalysis) {
+	t.Helper()
+	hf := holdfast.New(d.DialAPI)
+	defer hf.Close()
+	var lines []string
+	got, err := hf.AnalyzeImageTold(t.Context(), api.AnalyzeRequest{Image: ref}, func(messages iter.Seq2[jsonstream.Message, error]) error {
+		for m, err := range messages {
+			if err != nil {
+				return err
+			}
+			if m.Progress != nil && (m.Progress.Current == 0 || m.Progress.Current == m.Progress.Total) {
+				lines = append(lines, m.ID+" "+m.Status)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bars []string
+	for i, l := range want.Layers {
+		id := fmt.Sprintf("layer %d/%d ", i+1, len(want.Layers))
+		bars = append(bars, id+"Reading", id+"Read")
+		if l.BlobSize == 0 {
+			t.Errorf("layer %d has no size", i+1)
+		}
+	}
+	if !slices.Equal(lines, bars) {
+		t.Errorf("told %q, want %q", lines, bars)
+	}
+	got.TookNanos = want.TookNanos
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if _, err := hf.AnalyzeImageTold(t.Context(), api.AnalyzeRequest{Image: "nosuch"}, nil); !errdefs.IsNotFound(err) {
+		t.Errorf("an unknown image: %v", err)
 	}
 }
 

@@ -185,6 +185,7 @@ func TestProgressOnATerminal(t *testing.T) {
 		{"rmi -f " + ref, ""},
 		{"pull " + ref, "Downloading"},
 		{"import " + rootfs + " imported:1", "Importing"},
+		{"image analyze imported:1", "layer 1/1: Read"},
 	} {
 		out := tty(tc.command)
 		if tc.action != "" && (!strings.Contains(out, tc.action) || !strings.Contains(out, bar)) {

@@ -203,7 +203,7 @@ func (s *Store) Read(ctx context.Context, r io.Reader) (image.Layer, error) {
 }
 
 // Layer implements image.Content.
-func (s *Store) Layer(ctx context.Context, d ocispec.Descriptor) (_ io.ReadCloser, err error) {
+func (s *Store) Layer(ctx context.Context, d ocispec.Descriptor, told func(int64)) (_ io.ReadCloser, err error) {
 	ra, err := s.d.Content.ReaderAt(s.ns(ctx), d)
 	if err != nil {
 		return nil, fmt.Errorf("read layer %s: %w", d.Digest, err)
@@ -213,7 +213,7 @@ func (s *Store) Layer(ctx context.Context, d ocispec.Descriptor) (_ io.ReadClose
 			err = errors.Join(err, ra.Close())
 		}
 	}()
-	in := bufio.NewReaderSize(content.NewReader(ra), 256<<10)
+	in := bufio.NewReaderSize(&toldReader{Reader: content.NewReader(ra), told: told}, 256<<10)
 	f, err := sniff(in)
 	if err != nil {
 		return nil, fmt.Errorf("read layer %s: %w", d.Digest, err)
@@ -223,6 +223,21 @@ func (s *Store) Layer(ctx context.Context, d ocispec.Descriptor) (_ io.ReadClose
 		return nil, err
 	}
 	return &layerReader{z: z, ra: ra}, nil
+}
+
+// toldReader tells how much it has read.
+type toldReader struct {
+	io.Reader
+	n    int64
+	told func(int64)
+}
+
+// Read implements io.Reader.
+func (t *toldReader) Read(p []byte) (int, error) {
+	n, err := t.Reader.Read(p)
+	t.n += int64(n)
+	t.told(t.n)
+	return n, err
 }
 
 // layerReader reads a stored layer through its compression.

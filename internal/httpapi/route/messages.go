@@ -15,18 +15,21 @@ type Messages struct {
 	w       http.ResponseWriter
 	fail    func(io.Writer, error)
 	started bool
+
+	// Type is the reply's content type; Docker's is application/json.
+	Type string
 }
 
 // NewMessages returns a reply that fail ends where it has begun.
 func NewMessages(w http.ResponseWriter, fail func(io.Writer, error)) *Messages {
-	return &Messages{w: w, fail: fail}
+	return &Messages{w: w, fail: fail, Type: "application/json"}
 }
 
 // Write implements io.Writer.
 func (m *Messages) Write(p []byte) (int, error) {
 	if !m.started {
 		m.started = true
-		m.w.Header().Set("Content-Type", "application/json")
+		m.w.Header().Set("Content-Type", m.Type)
 	}
 	return FlushWriter{W: m.w}.Write(p)
 }
@@ -34,7 +37,7 @@ func (m *Messages) Write(p []byte) (int, error) {
 // End returns the error of a reply not begun, and writes that of a begun one.
 func (m *Messages) End(err error) error {
 	if err == nil && !m.started {
-		m.w.Header().Set("Content-Type", "application/json")
+		m.w.Header().Set("Content-Type", m.Type)
 		m.w.WriteHeader(http.StatusOK)
 		return nil
 	}

@@ -34,11 +34,21 @@ func (rt *Router) analyze(w http.ResponseWriter, r *http.Request) error {
 		}
 		o.Platform = &p
 	}
-	out, err := rt.images.Analyze(r.Context(), in.Image, o)
-	if err != nil {
-		return err
+	if r.Header.Get("Accept") != api.TypeMessages {
+		out, err := rt.images.Analyze(r.Context(), in.Image, o)
+		if err != nil {
+			return err
+		}
+		return route.JSON(w, http.StatusOK, analysis(out))
 	}
-	return route.JSON(w, http.StatusOK, analysis(out))
+	messages := route.NewMessages(w, image.WriteError)
+	messages.Type = api.TypeMessages
+	o.Progress = image.NewProgress(messages)
+	out, err := rt.images.Analyze(r.Context(), in.Image, o)
+	if err == nil {
+		o.Progress.Aux(analysis(out))
+	}
+	return messages.End(err)
 }
 
 func analysis(a image.Analysis) api.ImageAnalysis {
