@@ -34,6 +34,7 @@ type operation struct {
 	media   string // of a body that is no JSON
 	takes   string // the same of a request
 	header  string // an answer's header that counts
+	told    bool   // who accepts api.TypeMessages gets the progress, too
 }
 
 const tarType = "application/x-tar"
@@ -42,7 +43,7 @@ const tarType = "application/x-tar"
 var operations = map[string]operation{
 	"GET " + api.PathOpenAPI:             {summary: "Get this document", out: map[string]any{}},
 	"GET " + api.PathOutdated:            {summary: "List the images that stand on an old base", out: []api.OutdatedImage{}},
-	"POST " + api.PathAnalyze:            {summary: "Read all layers of an image", in: api.AnalyzeRequest{}, out: api.ImageAnalysis{}},
+	"POST " + api.PathAnalyze:            {summary: "Read all layers of an image", in: api.AnalyzeRequest{}, out: api.ImageAnalysis{}, told: true},
 	"POST " + api.PathCheck:              {summary: "Try what a database needs of a volume or directory", in: api.CheckRequest{}, out: api.CheckReport{}},
 	"GET " + api.PathUsage:               {summary: "Tell the sizes of what changes", out: api.UsageReport{}},
 	"POST " + api.PathPrune:              {summary: "Remove what nobody uses, or say what that would be", in: api.PruneRequest{}, out: api.PruneReport{}},
@@ -437,6 +438,9 @@ func (s *spec) add(r route.Route, op operation) {
 		good["content"] = content("application/json", s.schema(reflect.TypeOf(op.out)))
 	case status == 0:
 		status = http.StatusNoContent
+	}
+	if op.told {
+		good["content"].(map[string]any)[api.TypeMessages] = map[string]any{"schema": map[string]any{"type": "string"}}
 	}
 	if status == 0 {
 		status = http.StatusOK
