@@ -58,6 +58,7 @@ var operations = map[string]operation{
 	"DELETE " + api.PathTrash:            {summary: "Empty the trash", out: []api.TrashedVolume{}},
 	"DELETE " + api.PathTrashed:          {summary: "Remove a volume from the trash for good"},
 	"POST " + api.PathUndelete:           {summary: "Take a volume out of the trash", in: api.VolumeRename{}, out: api.VolumeCopied{}},
+	"POST " + api.PathSnapshotGroup:      {summary: "Make snapshots of several volumes as of one moment", in: api.SnapshotGroup{}, out: []api.SnapshotTaken{}, status: http.StatusCreated},
 	"GET " + api.PathSnapshots:           {summary: "List the snapshots of all volumes", out: []api.Snapshot{}},
 	"POST " + api.PathSnapshotPrune:      {summary: "Remove old snapshots", in: api.SnapshotPrune{}, out: []api.Snapshot{}},
 	"GET " + api.PathVolume:              {summary: "Show a volume", out: api.Volume{}},
