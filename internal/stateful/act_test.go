@@ -128,9 +128,15 @@ func TestChain(t *testing.T) {
 			t.Errorf("%+v follows: %t", c.p, got)
 		}
 	}
+	// It followed the leader of epoch 3, received nothing, and leads: what others have of
+	// epoch 1 beyond its end is not in its log.
+	c := a.With(Link{Epoch: 4, Timeline: 3, Start: 95})
+	if c.Leads(Position{1, 98}) || !c.Leads(Position{1, 95}) || c.Leads(Position{3, 100}) || c.Epoch() != 4 {
+		t.Errorf("%+v", c)
+	}
 	var long Chain
 	for e := range uint64(100) {
-		long = long.With(Link{Epoch: e})
+		long = long.With(Link{Epoch: e, Timeline: e + 1})
 	}
 	if len(long) != chainLimit || long.Epoch() != 99 {
 		t.Errorf("%d links, the last of epoch %d", len(long), long.Epoch())

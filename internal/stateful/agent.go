@@ -3,6 +3,7 @@ package stateful
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -38,6 +39,39 @@ type Managers interface {
 	// Record changes the sync of the record, as its leader.
 	// turn is Set.Turn as the leader knew it.
 	Record(ctx context.Context, set string, epoch, turn uint64, s Sync) error
+	// AskHold asks a member on another node to hold still, see Failsafe. It is no manager
+	// who is asked.
+	AskHold(ctx context.Context, n NodeAddr, set string, h Hold) error
+}
+
+// Hold asks a member of a set to promise no newer epoch for a while: its leader cannot
+// renew its lease.
+type Hold struct {
+	Member string // its identity
+	Epoch  uint64
+	For    time.Duration // by the clock of who is asked; 0: no longer
+}
+
+// Failsafe says whether the leader of a set may go on without a lease while the held
+// members hold still: too few others are left to make another leader. pending are
+// changes of the record that the leader asked for and does not know the end of; the
+// record is any of them. A leader that alone has every row needs nobody.
+func Failsafe(v View, pending []Sync, held []string) bool {
+	if !v.Mode.Sync() || v.Record.Leader == "" || v.Chain.Epoch() != v.Record.Epoch {
+		return false
+	}
+	for _, s := range append([]Sync{v.Record.Sync}, pending...) {
+		left := 0
+		for _, m := range s.Members {
+			if !slices.Contains(held, m) {
+				left++
+			}
+		}
+		if left >= s.Need {
+			return false
+		}
+	}
+	return true
 }
 
 // Local is a member on this node.
@@ -56,6 +90,8 @@ type AgentDeps struct {
 	// Now is a clock of this machine that runs on while it sleeps and is never set;
 	// the members' helpers read the same.
 	Now func() time.Time
+	// Go runs what may wait for another node.
+	Go func(func())
 	// Locals are the members whose containers run here.
 	Locals func(ctx context.Context) ([]Local, error)
 	// Term keeps the term over restarts of the daemon; 0: none.
@@ -68,6 +104,8 @@ const (
 	renewEvery = time.Second
 	lookEvery  = 100 * time.Millisecond
 	callLimit  = 2 * time.Second
+	renewLimit = 1500 * time.Millisecond
+	holdLimit  = 600 * time.Millisecond
 	// aloneAfter is how long a leader waits for a follower before it goes on alone,
 	// where the set allows that.
 	aloneAfter = 5 * time.Second
@@ -81,23 +119,19 @@ type Agent struct {
 	d    AgentDeps
 	poke chan struct{}
 
-	mu     sync.Mutex // guards what follows; never held across I/O
-	holder *Holder
-	views  map[string]View
-	over   bool
-	joined bool
-	states map[string]State // by member, as last seen
-	locals []Local
-	alone  map[string]time.Time
-	seen   map[string]time.Time // by member: when its helper answered last
-	told   map[string]told      // by set: the last end that a helper may have heard of
-	wishes map[string]string    // by set: who was to lead when it was given back last
-}
-
-// told is until when a helper leads at most.
-type told struct {
-	epoch uint64
-	until time.Time
+	mu      sync.Mutex // guards what follows; never held across I/O
+	holder  *Holder
+	views   map[string]View
+	over    bool
+	joined  bool
+	states  map[string]State // by member, as last seen
+	locals  []Local
+	alone   map[string]time.Time
+	seen    map[string]time.Time // by member: when its helper answered last
+	told    map[string]told      // by set: the last end that a helper may have heard of
+	pending map[string]pending   // by set: changes of the record that were asked for
+	held    map[string]bool      // by set: its members may hold still
+	wishes  map[string]string    // by set: who was to lead when it was given back last
 }
 
 // NewAgent returns an agent: call Run.
@@ -105,7 +139,7 @@ func NewAgent(d AgentDeps) *Agent {
 	return &Agent{
 		d: d, poke: make(chan struct{}, 1), holder: NewHolder(d.Terms),
 		views: map[string]View{}, states: map[string]State{}, alone: map[string]time.Time{},
-		seen: map[string]time.Time{}, told: map[string]told{}, wishes: map[string]string{},
+		seen: map[string]time.Time{}, told: map[string]told{}, held: map[string]bool{}, pending: map[string]pending{}, wishes: map[string]string{},
 	}
 }
 
@@ -209,7 +243,8 @@ func (a *Agent) renewals(ctx context.Context) {
 
 // Renew renews the lease once, or takes it anew where the node leads nothing.
 func (a *Agent) Renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	life := ctx
+	ctx, cancel := context.WithTimeout(ctx, renewLimit)
 	defer cancel()
 	a.mu.Lock()
 	term, joined, over, busy := a.holder.Term(), a.joined, a.over, a.leads()
@@ -231,7 +266,115 @@ func (a *Agent) Renew(ctx context.Context) error {
 		a.mu.Unlock()
 		return a.renew(ctx, term)
 	}
-	return a.renew(ctx, term)
+	err := a.renew(ctx, term)
+	if err != nil {
+		return errors.Join(err, a.failsafe(life))
+	}
+	return nil
+}
+
+// failsafe has the members of each set that is led here hold still, while no manager
+// renews the lease: a leader that reaches them all goes on.
+func (a *Agent) failsafe(ctx context.Context) error {
+	a.mu.Lock()
+	asked := a.d.Now()
+	led := map[string]View{}
+	for set, v := range a.views {
+		if epoch, _, ok := a.holder.Leads(set, asked); ok && !a.over && epoch == v.Record.Epoch && v.Chain.Epoch() == epoch {
+			led[set] = v
+		}
+	}
+	locals := slices.Clone(a.locals)
+	a.mu.Unlock()
+	if len(led) == 0 {
+		return nil
+	}
+	var errs []error
+	for set, v := range led {
+		pending := a.pendingOf(set, v.Turn)
+		members := v.Record.Sync.Members
+		for _, s := range pending {
+			members = union(members, s.Members)
+		}
+		held, err := a.hold(ctx, set, v, members, a.d.Terms.HoldFor())
+		if !Failsafe(v, pending, held) {
+			errs = append(errs, fmt.Errorf("set %s: %w", v.Name, errors.Join(errTooFew, err)))
+			continue
+		}
+		a.mu.Lock()
+		a.holder.Held(set, v.Record.Epoch, asked)
+		a.held[set] = true
+		a.mu.Unlock()
+	}
+	ctx, cancel := context.WithTimeout(ctx, holdLimit)
+	defer cancel()
+	return errors.Join(append(errs, a.extend(ctx, locals))...)
+}
+
+var errTooFew = errors.New("too few members hold still for the leader to go on without a lease")
+
+// pendingOf are the changes of a set's record that may be made yet, or be made and not
+// known: those asked for since the record was as it is known.
+func (a *Agent) pendingOf(set string, turn uint64) []Sync {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.pending[set]; p.turn == turn {
+		return slices.Clone(p.syncs)
+	}
+	return nil
+}
+
+// pending are changes of a record that were asked for.
+type pending struct {
+	turn  uint64
+	syncs []Sync
+}
+
+func (a *Agent) notePending(set string, turn uint64, s Sync) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.pending[set]
+	if p.turn != turn {
+		p = pending{turn: turn}
+	}
+	if !slices.ContainsFunc(p.syncs, func(o Sync) bool { return sameSync(o, s) }) {
+		p.syncs = append(slices.Clone(p.syncs), s)
+	}
+	a.pending[set] = p
+}
+
+// hold asks members at once, and says who agreed.
+func (a *Agent) hold(ctx context.Context, set string, v View, members []string, d time.Duration) (held []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, holdLimit)
+	defer cancel()
+	errs := make([]error, len(members))
+	done := make(chan int, len(members))
+	for i, m := range members {
+		home := v.Homes[MemberOf(m)]
+		a.d.Go(func() {
+			errs[i] = a.d.Managers.AskHold(ctx, NodeAddr{home, v.Addrs[MemberOf(m)]}, set, Hold{Member: m, Epoch: v.Record.Epoch, For: d})
+			done <- i
+		})
+	}
+	for range members {
+		if i := <-done; errs[i] == nil {
+			held = append(held, members[i])
+		}
+	}
+	return held, errors.Join(errs...)
+}
+
+// letGo ends what members hold still for: the leader has ended.
+func (a *Agent) letGo(ctx context.Context, set string, epoch uint64) {
+	a.mu.Lock()
+	held, v := a.held[set], a.views[set]
+	delete(a.held, set)
+	a.mu.Unlock()
+	if held && v.Record.Epoch == epoch {
+		if _, err := a.hold(ctx, set, v, v.Record.Sync.Members, 0); err != nil {
+			a.d.Log.Debug("members hold still for a while yet", logkey.Name, v.Name, logkey.Err, err)
+		}
+	}
 }
 
 func (a *Agent) renew(ctx context.Context, term uint64) error {
@@ -370,8 +513,11 @@ func (a *Agent) apply(ctx context.Context, l Local, v View, act Act) error {
 		}
 		return l.Helper.Lead(ctx, *act.Lead)
 	case act.Stop > 0:
-		_, err := l.Helper.StepDown(ctx, act.Stop, false)
-		return err
+		if _, err := l.Helper.StepDown(ctx, act.Stop, false); err != nil {
+			return err
+		}
+		a.letGo(ctx, l.Set, act.Stop)
+		return nil
 	case act.Switch > 0:
 		// It finishes, whatever becomes of this step.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), switchLimit)
@@ -385,6 +531,7 @@ func (a *Agent) apply(ctx context.Context, l Local, v View, act Act) error {
 	case act.Began != nil:
 		return m.Began(ctx, l.Set, act.Began.Epoch(), act.Began)
 	case act.Record != nil:
+		a.notePending(l.Set, v.Turn, *act.Record)
 		err := m.Record(ctx, l.Set, v.Record.Epoch, v.Turn, *act.Record)
 		a.Poke()
 		return err
@@ -406,7 +553,16 @@ func (a *Agent) release(ctx context.Context, set string, epoch uint64, to string
 	a.holder.Release(set, epoch)
 	a.wishes[set] = to
 	a.mu.Unlock()
+	a.letGo(ctx, set, epoch)
 	return a.d.Managers.Release(ctx, set, epoch, to)
+}
+
+// Knows says whether a node leads a set in an epoch, as far as was heard here.
+func (a *Agent) Knows(set, node string, epoch uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.views[set].Record
+	return r.Leader != "" && r.Node == node && r.Epoch == epoch
 }
 
 // States are the members here, as last seen.

@@ -40,6 +40,7 @@ func (d *desk) Began(context.Context, string, uint64, Chain) error         { ret
 func (d *desk) Record(context.Context, string, uint64, uint64, Sync) error { return nil }
 func (d *desk) Promise(context.Context, uint64) (State, error)             { return d.st, nil }
 func (d *desk) Lead(context.Context, Lead) error                           { return nil }
+func (d *desk) Hold(context.Context, Hold) error                           { return nil }
 func (d *desk) Follow(context.Context, Follow) error                       { return nil }
 func (d *desk) Acknowledge(context.Context, uint64, Ack) error             { return nil }
 func (d *desk) StepDown(context.Context, uint64, bool) (State, error)      { return d.st, nil }
@@ -71,8 +72,8 @@ func leadingAgent(t *testing.T) (*desk, *Agent, Local) {
 	}
 	a := NewAgent(AgentDeps{
 		Clock: clock.System{}, Log: slog.New(slog.DiscardHandler), Managers: d, Terms: Terms{TTL: 5 * time.Second, Margin: time.Second},
-		Now:      func() time.Time { return d.now },
-		LoadTerm: func() (uint64, error) { return 0, nil }, SaveTerm: func(uint64) error { return nil },
+		Now: func() time.Time { return d.now },
+		Go:  func(f func()) { f() }, LoadTerm: func() (uint64, error) { return 0, nil }, SaveTerm: func(uint64) error { return nil },
 	})
 	l := Local{Set: "s", Member: "db-1", Helper: d}
 	a.keep([]Local{l})
@@ -153,3 +154,5 @@ func TestReleaseIsSaidUntilItIsHeard(t *testing.T) {
 		t.Errorf("heard %v", d.heard)
 	}
 }
+
+func (d *desk) AskHold(context.Context, NodeAddr, string, Hold) error { return nil }

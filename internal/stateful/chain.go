@@ -39,9 +39,11 @@ func (c Chain) Leads(p Position) bool {
 	return i == len(c)-1 || p.LSN <= c[i+1].Start
 }
 
-// With is the chain after its owner became leader.
+// With is the chain after its owner became leader. What it followed and never received
+// is no part of it: others would take the log to have it.
 func (c Chain) With(l Link) Chain {
-	next := append(slices.Clone(c), l)
+	has := slices.DeleteFunc(slices.Clone(c), func(k Link) bool { return k.Start > l.Start || k.Timeline >= l.Timeline })
+	next := append(has, l)
 	return next[max(len(next)-chainLimit, 0):]
 }
 

@@ -71,6 +71,8 @@ type Controller struct {
 	d    ControllerDeps
 	obs  *Observer
 	poke chan struct{}
+	// began is when it looked first; it belongs to Step.
+	began time.Time
 
 	mu      sync.Mutex      // guards what follows; never held across I/O
 	leads   map[string]bool // nodes with a leader
@@ -92,6 +94,9 @@ func NewController(d ControllerDeps) *Controller {
 const (
 	watchEvery   = 500 * time.Millisecond
 	promiseLimit = 15 * time.Second
+	// graceFor is how long nodes have to renew with a controller that has just begun:
+	// there was no raft leader before it to renew with.
+	graceFor = time.Second
 	// settleFor is how long more answers are waited for once enough have come, where
 	// a better leader might be among them.
 	settleFor = time.Second
@@ -191,10 +196,21 @@ func (c *Controller) Step(ctx context.Context) error {
 	c.mu.Lock()
 	c.leads = leads
 	c.mu.Unlock()
+	if c.began.IsZero() {
+		c.began = now
+		for node := range leads {
+			if addr := snap.Leases[node].Value.Addr; addr != "" {
+				c.d.Nodes.Poke(ctx, NodeAddr{node, addr})
+			}
+		}
+	}
 	for name, s := range snap.Sets {
 		switch Judge(s.Value, snap.Leases[s.Value.Record.Node].Value.Lease, c.obs.Expired(s.Value.Record.Node, now)) {
 		case Revoking:
 			node := s.Value.Record.Node
+			if now.Sub(c.began) < graceFor {
+				continue
+			}
 			// What was seen may be older than the snapshot: the version is of the turn seen.
 			if seen, ok := c.obs.Seen(node); !ok || seen != snap.Leases[node].Value.Lease {
 				continue
@@ -321,7 +337,7 @@ func (c *Controller) choose(ctx context.Context, key string, v Versioned[Set], s
 // enoughHeard says that no further answer could matter: in synchronous mode
 // whoever is needed has answered, and so has who is preferred.
 func enoughHeard(s Set, got []State, ch Choice) bool {
-	if !s.Mode.Sync() || s.Record.Last == "" {
+	if !s.Mode.Sync() || s.fresh() {
 		return false
 	}
 	if to := wish(s); to != "" {
@@ -340,9 +356,12 @@ func wish(s Set) string {
 
 // elect is Choose over what members said. all says that no more answers come.
 func (c *Controller) elect(s Set, got []State, snap Snapshot, all bool) Choice {
-	if s.Record.Last == "" && len(got) < len(s.Homes) {
+	if s.fresh() && len(got) < len(s.Homes) {
 		// A set over volumes that already hold data: nobody knows yet whose is best.
 		return Choice{Wait: "the first leader is chosen when all members have answered"}
+	}
+	if s.fresh() {
+		s.Record.Last = "" // it led nothing
 	}
 	return Choose(s.Record, Reports(s, got, snap.Leases), s.Mode.Sync(), preferred(s, got))
 }
@@ -361,7 +380,7 @@ func preferred(s Set, got []State) string {
 func Reports(s Set, got []State, leases map[string]Versioned[NodeLease]) []Report {
 	var out []Report
 	for _, st := range got {
-		if st.Empty && s.Record.Last != "" {
+		if st.Empty && !s.fresh() {
 			continue
 		}
 		node := s.Homes[st.Member]

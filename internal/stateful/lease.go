@@ -83,6 +83,13 @@ type Holder struct {
 	until    time.Time
 	granted  map[string]uint64 // set → epoch
 	released map[string]uint64 // set → last epoch given back in this term
+	held     map[string]told   // set → until when its members hold still for its leader
+}
+
+// told is an epoch and until when it may be led.
+type told struct {
+	epoch uint64
+	until time.Time
 }
 
 // NewHolder holds nothing yet.
@@ -91,7 +98,7 @@ func NewHolder(t Terms) *Holder { return &Holder{terms: t} }
 // Rejoined begins a term. The caller leads nothing.
 func (h *Holder) Rejoined(term uint64) {
 	h.term, h.until = term, time.Time{}
-	h.granted, h.released = nil, map[string]uint64{}
+	h.granted, h.released, h.held = nil, map[string]uint64{}, map[string]told{}
 }
 
 // Term is the one that renewals must name; 0 before the first Rejoined.
@@ -132,15 +139,28 @@ func (h *Holder) Owed(grants []Grant) []Grant {
 	return slices.DeleteFunc(slices.Clone(grants), func(g Grant) bool { return g.Epoch > h.released[g.Set] })
 }
 
+// Held says that all who could make another leader of the set hold still for the one
+// of this epoch: they were asked at the given moment.
+func (h *Holder) Held(set string, epoch uint64, asked time.Time) {
+	if h.held == nil {
+		h.held = map[string]told{}
+	}
+	h.held[set] = told{epoch, asked.Add(h.terms.TTL)}
+}
+
 // Leads says whether the node may lead the set now, in which epoch, and until
 // when: at that moment the leader must have stopped, so stopping begins Margin
 // earlier, which is when Leads turns false.
 func (h *Holder) Leads(set string, now time.Time) (epoch uint64, until time.Time, ok bool) {
 	e, ok := h.granted[set]
-	if !ok || !now.Before(h.until.Add(-h.terms.Margin)) {
+	until = h.until
+	if t := h.held[set]; t.epoch == e && t.until.After(until) {
+		until = t.until
+	}
+	if !ok || !now.Before(until.Add(-h.terms.Margin)) {
 		return 0, time.Time{}, false
 	}
-	return e, h.until, true
+	return e, until, true
 }
 
 // Observer judges other nodes' leases by its own clock. A new one has seen
@@ -197,6 +217,10 @@ func (o *Observer) left(node string, now time.Time) (time.Duration, bool) {
 	s, ok := o.seen[node]
 	return s.at.Add(o.terms.wait()).Sub(now), ok
 }
+
+// HoldFor is how long a member that is asked to hold still does so, by its own clock:
+// no less than TTL by that of whoever asked.
+func (t Terms) HoldFor() time.Duration { return t.wait() }
 
 // wait is TTL, longer by what the holder's clock may be slow and this one fast.
 func (t Terms) wait() time.Duration {

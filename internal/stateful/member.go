@@ -65,6 +65,9 @@ type Helper interface {
 	Follow(ctx context.Context, f Follow) error
 	// Acknowledge changes whom a leader asks.
 	Acknowledge(ctx context.Context, epoch uint64, a Ack) error
+	// Hold has a follower promise no newer epoch for a while; what it holds for is what
+	// it follows.
+	Hold(ctx context.Context, h Hold) error
 	// StepDown ends a leader. Clean waits until its followers have everything.
 	StepDown(ctx context.Context, epoch uint64, clean bool) (State, error)
 }

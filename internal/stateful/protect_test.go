@@ -1,6 +1,11 @@
 package stateful
 
-import "testing"
+import (
+	"log/slog"
+	"testing"
+
+	"holdfast.dev/holdfast/internal/base/clock"
+)
 
 // A set is not protected between the moment at which its first leader asks its
 // followers and that at which the record says that they have everything: a leader
@@ -49,5 +54,27 @@ func TestUnprotected(t *testing.T) {
 		if got := c.set.Unprotected(map[string]State{"db-1": c.led}); got != c.want {
 			t.Errorf("%s: %q, not %q", c.name, got, c.want)
 		}
+	}
+}
+
+// A set's first leader is lost before it has made the database. Nothing was
+// acknowledged, so that another makes one, once all have answered.
+func TestFirstLeaderThatNeverBegan(t *testing.T) {
+	c := NewController(ControllerDeps{Clock: clock.System{}, Log: slog.New(slog.DiscardHandler)})
+	s := Set{
+		Mode: ModeOn, Homes: map[string]string{"db-1": "n1", "db-2": "n2"},
+		Record: Record{Epoch: 1, Leader: "db-1.x", Last: "db-1.x", Node: "n1", Term: 1, Sync: Sync{Need: 1}},
+	}
+	got := []State{{Member: "db-2", Identity: "db-2.y", Empty: true, Promised: 2}}
+	if ch := c.elect(s, got, Snapshot{}, true); ch.Wait == "" {
+		t.Errorf("%+v is chosen, and db-1 may have data", ch.Leader)
+	}
+	got = append(got, State{Member: "db-1", Identity: "db-1.z", Empty: true, Promised: 2})
+	if ch := c.elect(s, got, Snapshot{}, true); ch.Wait != "" || ch.Record.Epoch != 2 {
+		t.Errorf("waits: %s", ch.Wait)
+	}
+	s.Chain = Chain{{Epoch: 1}}
+	if ch := c.elect(s, got, Snapshot{}, true); ch.Wait == "" {
+		t.Errorf("%+v is chosen in place of a leader whose data are gone", ch.Leader)
 	}
 }

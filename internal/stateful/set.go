@@ -64,6 +64,10 @@ func (s *Set) Note(now time.Time, what string) {
 	s.Events = s.Events[max(len(s.Events)-eventLimit, 0):]
 }
 
+// fresh says that no leader has taken writes yet: before that is known nobody is asked
+// for acknowledgements, and so nothing is acknowledged.
+func (s *Set) fresh() bool { return len(s.Chain) == 0 }
+
 // Members are the members' names, in order.
 func (s *Set) Members() []string {
 	var out []string

@@ -2,15 +2,18 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"holdfast.dev/holdfast/api"
 	"holdfast.dev/holdfast/internal/testkit"
 )
 
@@ -120,6 +123,27 @@ func (s *set) must(node int, query string) string {
 func (s *set) container(node int) string {
 	s.t.Helper()
 	return strings.TrimSpace(s.Node(node).Docker("ps", "-q", "--filter", "label=com.docker.swarm.service.name"))
+}
+
+// inspect is the set as a node's manager shows it.
+func (s *set) inspect(node int) (v api.StatefulSet) {
+	s.t.Helper()
+	s.Node(node).Eventually(settle, "the set shown", func() (bool, string) {
+		r := s.Node(node).Run("", "holdfast", "stateful", "inspect", "db")
+		return r.Code == 0 && json.Unmarshal([]byte(r.Out), &v) == nil, r.String()
+	})
+	return v
+}
+
+// raftLeader is the node that leads the managers, as another sees it; 0 if it sees none.
+func (s *set) raftLeader(from int) int {
+	for line := range strings.Lines(s.Node(from).DockerResult("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}").Out) {
+		if name, ok := strings.CutSuffix(strings.TrimSpace(line), " Leader"); ok {
+			n, _ := strconv.Atoi(strings.TrimPrefix(name, "node")) // 0: none
+			return n
+		}
+	}
+	return 0
 }
 
 func (s *set) holdfastFails(text string, args ...string) {
@@ -283,7 +307,28 @@ func TestSetReplacesItsLeader(t *testing.T) {
 	t.Log("its daemon starts again in time")
 	s.Node(leader).KillAndStart()
 	w.more()
-	leader = s.followed(2) // the swarm's managers may have had to elect, for longer than a lease lasts
+
+	t.Log("the managers elect a leader of their own")
+	leader = s.protected()
+	raft := s.raftLeader(1)
+	if raft == leader {
+		s.Node(leader).Holdfast("stateful", "switchover", "db")
+		leader = s.protected()
+	}
+	epoch := s.inspect(leader).Epoch
+	w.gapSince()
+	s.Partition(raft)
+	testkit.Poll(t, settle, "another raft leader", func() (bool, string) {
+		now := s.raftLeader(leader)
+		return now > 0 && now != raft, fmt.Sprintf("node%d", now)
+	})
+	w.more()
+	if now := s.inspect(leader).Epoch; now != epoch {
+		t.Errorf("a healthy leader was replaced since the managers elected: epoch %d, and %d before", now, epoch)
+	}
+	t.Logf("an election of the managers: %v without a row", w.gapSince())
+	s.Heal(raft)
+	leader = s.protected()
 
 	t.Log("its node is cut off")
 	w.gapSince()

@@ -42,7 +42,7 @@ var terms = stateful.Terms{TTL: 5 * time.Second, Margin: time.Second, Drift: 100
 
 // Timing.
 const (
-	askLimit     = 1500 * time.Millisecond
+	askLimit     = 700 * time.Millisecond
 	promiseLimit = 10 * time.Second
 	leadEvery    = 250 * time.Millisecond // how often a manager looks whether it is the raft leader
 	leadLimit    = 500 * time.Millisecond
@@ -64,7 +64,7 @@ type Sets struct {
 func New(d Deps) *Sets {
 	s := &Sets{d: d, obs: stateful.NewObserver(terms), problems: map[string]string{}}
 	s.agent = stateful.NewAgent(stateful.AgentDeps{
-		Clock: d.Clock, Log: d.Log, Managers: managers{s}, Terms: terms, Now: d.Now, Locals: d.Locals,
+		Clock: d.Clock, Log: d.Log, Managers: managers{s}, Terms: terms, Now: d.Now, Locals: d.Locals, Go: func(f func()) { go f() },
 		LoadTerm: s.loadTerm, SaveTerm: s.saveTerm,
 	})
 	return s

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"time"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/cluster/peers"
@@ -23,6 +24,7 @@ const (
 	pathRecord  = peers.SetsPath + "record"  // of managers, by the leader's node
 	pathPromise = peers.SetsPath + "promise" // of any node, by managers
 	pathPoke    = peers.SetsPath + "poke"    // of any node, by managers
+	pathHold    = peers.SetsPath + "hold"    // of any node, by the leader's node
 	pathStates  = peers.SetsPath + "states"  // of any node, by managers
 )
 
@@ -36,6 +38,7 @@ type message struct {
 	To     string         `json:",omitempty"`
 	Chain  stateful.Chain `json:",omitempty"`
 	Sync   stateful.Sync
+	For    time.Duration `json:",omitempty"`
 }
 
 // result is any answer.
@@ -81,6 +84,8 @@ func (s *Sets) answer(ctx context.Context, path, node string, manager bool, in m
 	case pathPoke:
 		s.agent.Poke()
 		return result{}, nil
+	case pathHold:
+		return result{}, s.hold(ctx, node, in.Set, stateful.Hold{Member: in.Member, Epoch: in.Epoch, For: in.For})
 	case pathStates:
 		return result{States: s.agent.States()}, nil
 	}
@@ -163,7 +168,9 @@ var _ stateful.Managers = managers{}
 
 func (m managers) ask(ctx context.Context, path string, in message) (out result, err error) {
 	if st, serr := m.s.store(); serr == nil {
-		out, err = m.s.answerFromStore(ctx, st, path, m.s.d.Self(), in)
+		try, cancel := context.WithTimeout(ctx, askLimit)
+		out, err = m.s.answerFromStore(try, st, path, m.s.d.Self(), in)
+		cancel()
 		if err == nil || ctx.Err() != nil {
 			return out, err
 		}
@@ -216,6 +223,31 @@ func (m managers) Began(ctx context.Context, set string, epoch uint64, c statefu
 func (m managers) Record(ctx context.Context, set string, epoch, turn uint64, sync stateful.Sync) error {
 	_, err := m.ask(ctx, pathRecord, message{Set: set, Epoch: epoch, Turn: turn, Sync: sync})
 	return err
+}
+
+// AskHold implements stateful.Managers, and asks the member's node.
+func (m managers) AskHold(ctx context.Context, n stateful.NodeAddr, set string, h stateful.Hold) error {
+	if n.ID == m.s.d.Self() || n.Addr == "" {
+		return fmt.Errorf("%s is not on another node that is known", h.Member)
+	}
+	return m.s.d.Peers().Call(ctx, peers.Member{ID: n.ID, Addr: n.Addr}, pathHold, message{Set: set, Member: h.Member, Epoch: h.Epoch, For: h.For}, nil)
+}
+
+// hold asks a member on this node, for the node that leads its set.
+func (s *Sets) hold(ctx context.Context, node, set string, h stateful.Hold) error {
+	if !s.agent.Knows(set, node, h.Epoch) {
+		return fmt.Errorf("epoch %d of the set is not known to be led by this node", h.Epoch)
+	}
+	locals, err := s.d.Locals(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range locals {
+		if l.Set == set && l.Member == stateful.MemberOf(h.Member) {
+			return l.Helper.Hold(ctx, h)
+		}
+	}
+	return fmt.Errorf("%s does not run on this node", h.Member)
 }
 
 // promise asks a member on this node.

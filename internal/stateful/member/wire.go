@@ -20,6 +20,7 @@ type request struct {
 	Follow   *stateful.Follow `json:",omitempty"`
 	Ack      *acknowledgement `json:",omitempty"`
 	StepDown *stepDown        `json:",omitempty"`
+	Hold     *stateful.Hold   `json:",omitempty"`
 	Deadline time.Time        // of the request
 }
 
@@ -118,6 +119,12 @@ func (c *Client) Acknowledge(ctx context.Context, epoch uint64, a stateful.Ack) 
 	return err
 }
 
+// Hold implements stateful.Helper.
+func (c *Client) Hold(ctx context.Context, h stateful.Hold) error {
+	_, err := c.call(ctx, request{Hold: &h})
+	return err
+}
+
 // StepDown implements stateful.Helper.
 func (c *Client) StepDown(ctx context.Context, epoch uint64, clean bool) (stateful.State, error) {
 	return c.call(ctx, request{StepDown: &stepDown{epoch, clean}})
@@ -175,6 +182,8 @@ func handle(ctx context.Context, h stateful.Helper, r request) (stateful.State, 
 		err = h.Follow(ctx, *r.Follow)
 	case r.Ack != nil:
 		err = h.Acknowledge(ctx, r.Ack.Epoch, r.Ack.Ack)
+	case r.Hold != nil:
+		err = h.Hold(ctx, *r.Hold)
 	case r.State:
 	default:
 		return stateful.State{}, errors.New("a request that this helper does not know")

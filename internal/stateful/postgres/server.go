@@ -56,8 +56,9 @@ type Server struct {
 		cancel context.CancelFunc
 	}
 
-	kept kept // belongs to who holds do
-	set  settings
+	kept      kept // belongs to who holds do
+	set       settings
+	holdUntil time.Time
 
 	mu    sync.Mutex // guards what follows; never held across I/O
 	st    stateful.State
@@ -81,6 +82,9 @@ func New(c Config) (*Server, error) {
 	s := &Server{c: c, wake: make(chan struct{}, 1)}
 	if err := s.load(); err != nil {
 		return nil, err
+	}
+	if s.kept.Held > 0 && s.kept.Held == s.kept.Promised {
+		s.holdUntil = c.Now().Add(holdMost)
 	}
 	s.st = stateful.State{Member: c.Member, Phase: stateful.Empty}
 	s.publish()

@@ -191,11 +191,35 @@ func TestSetOfRealServers(t *testing.T) {
 		t.Errorf("a follower takes writes: %s %v", out, err)
 	}
 
+	// It holds still for a leader that cannot renew its lease, also when it starts again.
+	hold := stateful.Hold{Member: b.state().Identity, Epoch: 1, For: 2 * time.Second}
+	for _, bad := range []stateful.Hold{{Member: "db-2.other", Epoch: 1, For: time.Second}, {Member: hold.Member, Epoch: 2, For: time.Second}} {
+		if err := b.Hold(t.Context(), bad); err == nil {
+			t.Errorf("it holds still for %+v", bad)
+		}
+	}
+	if err := b.Hold(t.Context(), hold); err != nil {
+		t.Fatal(err)
+	}
+	until := b.c.Now().Add(hold.For)
+	if st, err := b.Promise(t.Context(), 2); err == nil || st.Promised == 2 {
+		t.Errorf("held, it promises: %+v", st)
+	}
+	if st := b.state(); st.Phase != stateful.Following {
+		t.Errorf("asked for a promise while it is held, it is %s", st.Phase)
+	}
+	if again, err := New(b.c); err != nil || again.held(2) == nil {
+		t.Errorf("started again it is not held: %v", err)
+	}
+
 	// The leader is killed with a row that nobody else has.
 	if err := b.Follow(t.Context(), stateful.Follow{Epoch: 0}); err == nil {
 		t.Error("a follower takes orders of an epoch that is over")
 	}
 	end := b.promise(2)
+	if b.c.Now().Before(until) {
+		t.Error("it promised while it was held")
+	}
 	if end.Position.Timeline != 1 || end.Promised != 2 {
 		t.Errorf("promise %+v", end)
 	}

@@ -23,6 +23,7 @@ type kept struct {
 	Mark     string
 	Promised uint64
 	Led      uint64 // the last epoch that it began to lead
+	Held     uint64 // the last epoch whose leader it held still for
 	Chain    stateful.Chain
 	// Whole says that the data are a whole database; a clone that was cut short is
 	// not.

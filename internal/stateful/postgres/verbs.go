@@ -80,6 +80,9 @@ func (s *Server) Promise(ctx context.Context, epoch uint64) (stateful.State, err
 		return s.told(err)
 	}
 	defer end()
+	if err := s.held(epoch); err != nil {
+		return s.told(err)
+	}
 	if err := s.promise(epoch); err != nil {
 		return s.told(err)
 	}
