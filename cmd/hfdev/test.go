@@ -44,7 +44,7 @@ func classes() []class {
 		// The tables have a case for each option and few that meet: not in CI, which
 		// they would make six minutes longer.
 		{name: "race", args: []string{"-timeout=30m"}, pkgs: []string{"./test/api/parity", "./test/compat"}, raced: true},
-		{name: "cluster", args: []string{"-timeout=20m"}, pkgs: []string{"./test/cluster/..."}},
+		{name: "cluster", args: []string{"-timeout=20m", "-parallel=3"}, pkgs: []string{"./test/cluster/..."}},
 		{name: "e2e", args: []string{"-timeout=15m"}, pkgs: []string{"./test/e2e/..."}},
 		{name: "chaos", args: []string{"-timeout=24h", "-run=Chaos"}, pkgs: []string{"./test/api/..."}},
 	}

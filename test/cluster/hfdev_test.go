@@ -13,6 +13,7 @@ import (
 
 // The developers' cluster is used as they do.
 func TestHfdev(t *testing.T) {
+	t.Parallel()
 	testkit.RequireRoot(t)
 	testkit.RequireBin(t, "holdfastd")
 	tmp := t.TempDir()

@@ -49,6 +49,7 @@ func eventuallySays(t *testing.T, c *testkit.Cluster, service string, want ...st
 
 // Images that no registry has. No registry can be reached from these nodes.
 func TestImagesOfTheSwarm(t *testing.T) {
+	t.Parallel()
 	c := testkit.NewCluster(t, testkit.ClusterOptions{Nodes: 3})
 	c.Node(1).Image("busybox")
 	c.Node(3).Image("busybox")

@@ -54,6 +54,7 @@ func eventuallyOn(t *testing.T, d *testkit.Daemon, service string, want ...strin
 // The notes' example, as far as it needs no network across nodes: node labels, the
 // constraints of its services, and a fourth node labelled later.
 func TestTheNotesConstraints(t *testing.T) {
+	t.Parallel()
 	c := swarm(t, 4, 1)
 	m := c.Node(1)
 	m.Eventually(settle, "four nodes ready", func() (bool, string) {
@@ -103,6 +104,7 @@ func TestTheNotesConstraints(t *testing.T) {
 }
 
 func TestWorkerLost(t *testing.T) {
+	t.Parallel()
 	c := swarm(t, 4, 3)
 	m := c.Node(1)
 	m.Docker("swarm", "update", "--dispatcher-heartbeat", "2s")
@@ -157,6 +159,7 @@ func TestWorkerLost(t *testing.T) {
 }
 
 func TestJoinIsRefusedPlainly(t *testing.T) {
+	t.Parallel()
 	c := testkit.NewCluster(t, testkit.ClusterOptions{Nodes: 3})
 	a, b, other := c.Node(1), c.Node(2), c.Node(3)
 	a.Docker("swarm", "init")
@@ -195,6 +198,7 @@ func TestJoinIsRefusedPlainly(t *testing.T) {
 
 // New root certificate, same swarm: every node gets a certificate of the new one.
 func TestRotateCA(t *testing.T) {
+	t.Parallel()
 	c := swarm(t, 3, 2)
 	m := c.Node(1)
 	m.Docker("service", "create", "--detach", "--name", "agent", "--mode", "global", "--stop-grace-period", "1s", "busybox", "sleep", "1d")

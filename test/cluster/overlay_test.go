@@ -76,6 +76,7 @@ func overlaySwarm(t *testing.T, nodes int) *testkit.Cluster {
 const answers = `for i in $(seq 60); do nettool get http://%s/ && echo; done | sort -u`
 
 func TestOverlay(t *testing.T) {
+	t.Parallel()
 	c := overlaySwarm(t, 3)
 	m := c.Node(1)
 	for i := 1; i <= 3; i++ {

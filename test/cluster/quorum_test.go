@@ -12,6 +12,7 @@ import (
 // Without a quorum the tasks run on, and commands say soon what is wrong and
 // what to do; what they say to do helps.
 func TestQuorumLost(t *testing.T) {
+	t.Parallel()
 	c := swarm(t, 3, 3)
 	last := c.Node(1)
 	last.Docker("swarm", "update", "--dispatcher-heartbeat", "2s")
@@ -47,6 +48,7 @@ func TestQuorumLost(t *testing.T) {
 
 // After a reboot the node's old tasks are gone and new ones run.
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	c := swarm(t, 2, 1)
 	m, w := c.Node(1), c.Node(2)
 	m.Docker("service", "create", "--detach", "--name", "agent", "--mode", "global", "--restart-delay", "100ms", "--stop-grace-period", "1s",
@@ -65,6 +67,7 @@ func TestReboot(t *testing.T) {
 
 // The stock client without --detach watches the tasks until they are settled.
 func TestClientWaitsAndFollows(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	out := d.Docker("service", "create", "--name", "web", "--replicas", "2", "--stop-grace-period", "1s", "--health-cmd", "true", "--health-interval", "200ms",
 		"busybox", "sh", "-c", "echo hello; exec sleep 1d")

@@ -20,6 +20,7 @@ func write(t *testing.T, d *testkit.Daemon, name, text string) string {
 }
 
 func TestSecretsAndConfigs(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	d.Docker("secret", "create", "--label", "a=b", "password", write(t, d, "secret", "hush"))
 	d.Docker("config", "create", "--template-driver", "golang", "app.conf", write(t, d, "config", "service={{.Service.Name}} slot={{.Task.Slot}}"))
@@ -73,6 +74,7 @@ func names(es []os.DirEntry) []string {
 }
 
 func TestHealthGatesATask(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	d.Docker("volume", "create", "state")
 	d.Docker("service", "create", "--detach", "--name", "web", "--stop-grace-period", "1s", "--restart-delay", "100ms",
@@ -95,6 +97,7 @@ func TestHealthGatesATask(t *testing.T) {
 }
 
 func TestHostPorts(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	d.Docker("service", "create", "--detach", "--name", "web", "--stop-grace-period", "1s", "--publish", "mode=host,published=8085,target=80",
 		"busybox", "sh", "-c", "mkdir /w; echo hello > /w/index.html; exec httpd -f -p 80 -h /w")
@@ -121,6 +124,7 @@ func TestHostPorts(t *testing.T) {
 }
 
 func TestFailingTask(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	d.Docker("service", "create", "--detach", "--name", "bad", "--restart-max-attempts", "2", "--restart-delay", "100ms", "busybox", "sh", "-c", "echo no >&2; exit 3")
 	d.Eventually(settle, "three failed tasks and no more", func() (bool, string) {
@@ -141,6 +145,7 @@ func TestFailingTask(t *testing.T) {
 }
 
 func TestAutolockAndNewCluster(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	d.Docker("service", "create", "--detach", "--name", "web", "--stop-grace-period", "1s", "busybox", "sleep", "1d")
 	replicas(t, d, "web", "1/1")

@@ -9,6 +9,7 @@ import (
 )
 
 func TestOneNode(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	d.DockerFails("This node is already part of a swarm", "swarm", "init")
 	if got := d.Docker("info", "-f", "{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}} {{.Swarm.Nodes}} {{.Swarm.Managers}} {{.Swarm.NodeAddr}}"); got != "active true 1 1 127.0.0.1" {

@@ -42,6 +42,7 @@ configs:
 `
 
 func TestStackOnLocalNetworks(t *testing.T) {
+	t.Parallel()
 	d := single(t, testkit.Options{})
 	write(t, d, "greeting", "hello ")
 	write(t, d, "place", "world")
