@@ -19,7 +19,7 @@ func PostgresLayer(t TB) []byte {
 		Missing(t, "Postgres 15 (make deps-compat)")
 	}
 	var files []string
-	for _, name := range []string{"postgres", "initdb", "pg_ctl", "psql", "pg_basebackup", "pg_rewind", "pg_controldata", "pg_isready"} {
+	for _, name := range []string{"postgres", "initdb", "pg_ctl", "psql", "pg_basebackup", "pg_rewind", "pg_controldata", "pg_isready", "pgbench", "pg_amcheck", "pg_checksums"} {
 		file := filepath.Join(PostgresLib, "bin", name)
 		files = append(files, file)
 		out, err := exec.Command("ldd", file).Output()
