@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sync/errgroup"
 
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/container/logs"
@@ -300,7 +301,8 @@ func (s *Service) dismantle(ctx context.Context, rec *Record, volumes bool) erro
 			return err
 		}
 	}
-	err := errors.Join(s.d.Rootfs.Remove(ctx, rec.ID), os.RemoveAll(s.dir(rec.ID)), os.RemoveAll(s.runDir(rec.ID)))
+	err := errors.Join(failpoint.Hit("container.remove.afterNetwork"), s.d.Rootfs.Remove(ctx, rec.ID), failpoint.Hit("container.remove.afterLayer"),
+		os.RemoveAll(s.dir(rec.ID)), os.RemoveAll(s.runDir(rec.ID)))
 	for _, id := range imageLayers(rec) {
 		err = errors.Join(err, s.d.Rootfs.Remove(ctx, id))
 	}
@@ -321,6 +323,9 @@ func (s *Service) dismantle(ctx context.Context, rec *Record, volumes bool) erro
 			// In use by another container (--volumes-from), or held by its driver: it stays.
 			s.d.Log.Warn("anonymous volume not removed", logkey.Volume, m.Name, logkey.Err, err)
 		}
+	}
+	if err := failpoint.Hit("container.remove.beforeRecord"); err != nil {
+		return err
 	}
 	return s.d.Records.Delete(rec.ID)
 }

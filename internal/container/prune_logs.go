@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/container/logs"
 )
 
@@ -64,5 +65,5 @@ func (s *Service) PruneLog(o OldLog) error {
 	} else if err != nil {
 		return fmt.Errorf("remove a log of container %s: %w", o.ID, err)
 	}
-	return nil
+	return failpoint.Hit("container.pruneLog.afterFile")
 }

@@ -2,6 +2,7 @@ package ctrd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,8 +43,14 @@ func (s *Server) OnDisk(ctx context.Context) ([]Stored, error) {
 		return nil, err
 	}
 	g := graph{edges: map[string][]string{}, live: map[string]bool{}, known: map[string]bool{}, writable: map[string]bool{}}
-	if err := s.readGraph(ctx, &g); err != nil {
-		return nil, err
+	all, err := namespaceStore{s.meta}.List(ctx) // BuildKit keeps the history of builds in one of its own
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", err)
+	}
+	for _, ns := range all {
+		if err := s.readGraph(namespaces.WithNamespace(ctx, ns), &g); err != nil {
+			return nil, err
+		}
 	}
 	g.mark()
 	var out []Stored
@@ -219,14 +227,15 @@ func (s *Server) Sweep(ctx context.Context) error {
 	if err == nil {
 		err = cs.Delete(ctx, d)
 	}
+	var errs []error // a full disk is no reason not to collect what can be collected
 	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("have content looked at: %w", err)
+		errs = append(errs, fmt.Errorf("have content looked at: %w", err))
 	}
 	if _, err = s.snaps.Prepare(ctx, name, ""); err == nil || errdefs.IsAlreadyExists(err) {
 		err = s.snaps.Remove(ctx, name)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("have layers looked at: %w", err)
+		errs = append(errs, fmt.Errorf("have layers looked at: %w", err))
 	}
-	return s.Collect(ctx)
+	return errors.Join(append(errs, s.Collect(ctx))...)
 }

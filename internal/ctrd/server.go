@@ -153,7 +153,8 @@ func (s *Server) openStores(ctx context.Context) error {
 	if err := ensureNamespace(ctx, s.meta); err != nil {
 		return err
 	}
-	s.collect = newCollector(ctx, s.meta, s.cfg.Log)
+	s.collect = newCollector(s.meta, s.cfg.Log)
+	s.collect.first = s.Sweep
 	s.collect.room = func() error { return errors.Join(reserveBolt(s.bolt), reserveSnapshots(ctx, ms, snapMeta)) }
 	if err := s.collect.room(); err != nil {
 		return err
@@ -173,6 +174,7 @@ func (s *Server) openStores(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("join engine parts: %w", err)
 	}
+	s.collect.start(ctx)
 	s.rootfs = &Rootfs{snaps: s.snaps, collect: s.Collect, dir: s.cfg.RootfsDir}
 	return s.rootfs.sweepInit(ctx)
 }
@@ -327,6 +329,9 @@ type collector struct {
 	done chan struct{}
 	stop context.CancelFunc
 	room func() error // keeps space for the metadata of removals
+	// first is the first collection: it finds what an engine that was killed had
+	// taken off its records and not yet off the disk.
+	first func(context.Context) error
 
 	mu sync.Mutex // one collection at a time
 }
@@ -334,9 +339,8 @@ type collector struct {
 // collectDelay gathers the deletions of one verb into one collection.
 const collectDelay = 500 * time.Millisecond
 
-func newCollector(ctx context.Context, meta *metadata.DB, log *slog.Logger) *collector {
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c := &collector{meta: meta, log: log, dirt: make(chan struct{}, 1), done: make(chan struct{}), stop: stop}
+func newCollector(meta *metadata.DB, log *slog.Logger) *collector {
+	c := &collector{meta: meta, log: log, dirt: make(chan struct{}, 1), done: make(chan struct{})}
 	meta.RegisterMutationCallback(func(dirty bool) {
 		if dirty {
 			select {
@@ -346,15 +350,19 @@ func newCollector(ctx context.Context, meta *metadata.DB, log *slog.Logger) *col
 		}
 	})
 	c.dirt <- struct{}{} // what an earlier engine had no time for
-	go c.run(ctx)
 	return c
+}
+
+func (c *collector) start(ctx context.Context) {
+	ctx, c.stop = context.WithCancel(context.WithoutCancel(ctx))
+	go c.run(ctx)
 }
 
 func (c *collector) run(ctx context.Context) {
 	defer close(c.done)
 	t := time.NewTimer(collectDelay)
 	defer t.Stop()
-	for {
+	for do := c.first; ; do = c.now {
 		select {
 		case <-ctx.Done():
 			return
@@ -366,7 +374,7 @@ func (c *collector) run(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		if err := c.now(ctx); err != nil && ctx.Err() == nil {
+		if err := do(ctx); err != nil && ctx.Err() == nil {
 			c.log.Warn("unreferenced layers not removed, will try after the next change", logkey.Err, err)
 		}
 	}
@@ -380,6 +388,9 @@ func (c *collector) now(ctx context.Context) error {
 }
 
 func (c *collector) close() {
+	if c.stop == nil { // it never started
+		return
+	}
 	c.stop()
 	<-c.done
 }

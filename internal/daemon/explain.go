@@ -278,7 +278,7 @@ func (d *Daemon) explainPart(ctx context.Context, s ctrd.Stored) (api.StorageExp
 		out.Frees = []string{"holdfast builder prune"}
 		return out, nil
 	}
-	out.Why = []string{what + " that containers lie on, or a plugin"}
+	out.Why = []string{what + " that containers lie on, of a plugin, or a record of a build (holdfast buildx history ls)"}
 	out.Frees = []string{"removing those; then it goes by itself"}
 	return out, nil
 }

@@ -90,7 +90,7 @@ var notes = map[string]string{
 	partLayers:   "the disk has a folder for each, too",
 	partContent:  "the disk gives whole blocks",
 	partCache:    "the disk has layers that BuildKit tells as of size 0 and compressed copies of layers",
-	partInit:     "mount points in containers, plugins, operations that go on",
+	partInit:     "mount points in containers, plugins, records of builds, operations that go on",
 	partNobodys:  "by name below; goes with the next collection, or holdfast storage repair",
 	partVolumes:  "those that are below the root; pools and mounts are not",
 	partOrphans:  "by name below",

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"holdfast.dev/holdfast/api"
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/build"
 	"holdfast.dev/holdfast/internal/container"
@@ -270,6 +271,9 @@ func (d *Daemon) executePrune(ctx context.Context, r api.PruneRequest, p *pruneP
 	gone := map[string]bool{}
 	removed := func(kind, id, name string) { gone[kind+" "+id+" "+name] = true }
 	for _, s := range r.Steps {
+		if err := failpoint.Hit("prune.beforeStep"); err != nil {
+			return gone, err
+		}
 		switch s.Kind {
 		case api.PruneContainers:
 			rep, err := d.containers.PruneThese(ctx, p.containers)

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/base/fault"
 )
 
@@ -195,7 +196,14 @@ func (s *Service) take(ctx context.Context, plan []Record) (image.PruneReport, e
 			return report, err
 		}
 	}
-	if err := s.d.Records.Delete(context.WithoutCancel(ctx), true, names...); err != nil {
+	err := failpoint.Hit("image.prune.beforeNames")
+	if err == nil {
+		err = s.d.Records.Delete(context.WithoutCancel(ctx), true, names...)
+	}
+	if err == nil {
+		err = failpoint.Hit("image.prune.afterNames")
+	}
+	if err != nil {
 		return report, err
 	}
 	for _, r := range plan {

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	mobynet "github.com/moby/moby/api/types/network"
 
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/logkey"
 )
@@ -155,10 +157,14 @@ func (s *Service) discard(ctx context.Context, r *Record) {
 			s.d.Log.Warn("remove link", logkey.Network, r.Name, logkey.Err, err)
 		}
 	}
-	if err := s.sync(ctx); err != nil {
+	if err := errors.Join(failpoint.Hit("network.remove.afterLink"), s.sync(ctx)); err != nil {
 		s.d.Log.Warn("remove firewall rules", logkey.Network, r.Name, logkey.Err, err)
 	}
-	if err := s.d.Records.Delete(r.ID); err != nil {
+	err := failpoint.Hit("network.remove.beforeRecord")
+	if err == nil {
+		err = s.d.Records.Delete(r.ID)
+	}
+	if err != nil {
 		s.d.Log.Error("delete network record", logkey.Network, r.Name, logkey.Err, err)
 	}
 }

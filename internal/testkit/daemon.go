@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -53,6 +54,10 @@ type Options struct {
 	Bare bool
 	// Hostname gives the daemon a machine's name of its own.
 	Hostname string
+	// Program is another holdfastd than the one in BinDir: the programs beside it are
+	// looked for beside this one.
+	Program string
+	Env     []string // of the daemon, beside the test's own
 	// prepare is called with the namespaces, before the daemon first starts.
 	prepare func(*holder) error
 }
@@ -286,7 +291,7 @@ func (d *Daemon) Launch() error {
 
 func (d *Daemon) serverCommand() *exec.Cmd {
 	args := []string{"--config-file", filepath.Join(d.dir, "daemon.json"), "-H", d.Host()}
-	program := filepath.Join(BinDir(), "holdfastd")
+	program := cmp.Or(d.opts.Program, filepath.Join(BinDir(), "holdfastd"))
 	if d.opts.Engine == Dockerd {
 		program = "dockerd"
 		args = append(args, "--data-root", d.root, "--pidfile", d.dir+"/pid")
@@ -299,7 +304,7 @@ func (d *Daemon) serverCommand() *exec.Cmd {
 	}
 	cmd := d.ns.command(program, append(args, d.opts.Args...)...)
 	// Temporary files go with the folder.
-	cmd.Env = append(os.Environ(), "TMPDIR="+d.dir)
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+d.dir), d.opts.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
 }
@@ -314,6 +319,15 @@ func (d *Daemon) Stop() {
 
 // SetArgs replaces what Options.Args added to the command line, from the next start on.
 func (d *Daemon) SetArgs(args ...string) { d.opts.Args = args }
+
+// SetEnv replaces Options.Env, from the next start on.
+func (d *Daemon) SetEnv(env ...string) { d.opts.Env = env }
+
+// Wait waits until the daemon ended by itself.
+func (d *Daemon) Wait() {
+	d.t.Helper()
+	Poll(d.t, stopLimit, "the daemon ended", func() (bool, string) { return !d.Running(), "it runs" })
+}
 
 // Kill ends the daemon without warning; its containers live on.
 func (d *Daemon) Kill() {

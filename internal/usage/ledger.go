@@ -55,7 +55,10 @@ func New(d Deps) (*Ledger, error) {
 		l.entries[e.Key] = e
 	}
 	if clean {
-		return l, d.Records.Delete(recordID(cleanEntry))
+		if err := d.Records.Delete(recordID(cleanEntry)); err != nil {
+			return nil, err
+		}
+		return l, failpoint.Hit("usage.new.afterMark")
 	}
 	for k := range l.entries {
 		l.Changed(k)
@@ -296,10 +299,20 @@ func (l *Ledger) save() error {
 		})
 	}
 	for _, e := range puts {
-		write(e.Key, func() error { return l.d.Records.Put(recordID(e.Key), e) })
+		write(e.Key, func() error {
+			if err := failpoint.Hit("usage.save.beforePut"); err != nil {
+				return err
+			}
+			return errors.Join(l.d.Records.Put(recordID(e.Key), e), failpoint.Hit("usage.save.afterPut"))
+		})
 	}
 	for _, k := range dels {
-		write(k, func() error { return l.d.Records.Delete(recordID(k)) })
+		write(k, func() error {
+			if err := failpoint.Hit("usage.save.beforeDelete"); err != nil {
+				return err
+			}
+			return l.d.Records.Delete(recordID(k))
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
@@ -318,6 +331,9 @@ func (l *Ledger) Close() error {
 		l.Gone(k)
 	}
 	if err := l.save(); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("usage.close.beforeMark"); err != nil {
 		return err
 	}
 	return l.d.Records.Put(recordID(cleanEntry), &Entry{Key: cleanEntry})

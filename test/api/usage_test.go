@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -191,6 +192,7 @@ func (w truth) holds(when string) {
 			t.Errorf("%s: volume %s: %d; the walk says %d", when, v.Name, v.UsageData.Size, size)
 		}
 	}
+	w.kept(when)
 	for what, n := range map[string]int64{
 		"images": du.ImageUsage.Reclaimable, "containers": du.ContainerUsage.Reclaimable, "volumes": du.VolumeUsage.Reclaimable,
 	} {
@@ -198,6 +200,44 @@ func (w truth) holds(when string) {
 			t.Errorf("%s: reclaimable of %s is %d", when, what, n)
 		}
 	}
+}
+
+// kept compares what is told of snapshots and of the trash with what the driver's
+// folders have, which are all on the disk and no others.
+func (w truth) kept(when string) {
+	t, d := w.t, w.d
+	t.Helper()
+	var told api.UsageReport
+	d.GetJSON(api.PathUsage, &told)
+	sizes := map[string]int64{}
+	for _, i := range told.Items {
+		if i.Kind == api.UsageSnapshot || i.Kind == api.UsageTrash {
+			sizes[i.Kind+" "+i.ID] = i.Disk
+		}
+	}
+	root, walked := d.Root()+"/volumes/", map[string]int64{}
+	for dir := range strings.FieldsSeq(d.Exec("sh", "-c", "ls -d "+root+"*/_snapshots/* "+root+".trash-*/_data "+root+".trash-*/_snapshots/* 2>/dev/null || true")) {
+		volume, rest, _ := strings.Cut(strings.TrimPrefix(dir, root), "/")
+		if id, ok := strings.CutPrefix(volume, ".trash-"); ok {
+			walked[api.UsageTrash+" "+id] += w.blocks(dir)
+		} else {
+			walked[api.UsageSnapshot+" "+volume+"@"+filepath.Base(rest)] = w.blocks(dir)
+		}
+	}
+	if !maps.Equal(sizes, walked) {
+		t.Errorf("%s: snapshots and trash: %v; the walk says %v", when, sizes, walked)
+	}
+}
+
+// nothingLost says that all on the disk belongs to something, once what an earlier
+// daemon had no time for was collected.
+func (w truth) nothingLost(when string) {
+	w.t.Helper()
+	w.d.Eventually(settle, when+": nothing is lost", func() (bool, string) {
+		var r api.HostReport
+		w.d.GetJSON(api.PathStorageHost, &r)
+		return len(r.Orphans) == 0, fmt.Sprintf("%+v", r.Orphans)
+	})
 }
 
 // The ledger says what a walk says, whatever was done and wherever the daemon
@@ -223,7 +263,7 @@ func TestLedgerIsTrue(t *testing.T) {
 	}
 	source := t.TempDir()
 	for i := range steps {
-		switch rng.IntN(12) {
+		switch rng.IntN(15) {
 		case 0, 1:
 			try("run", "--name", name("c", 8), "-v", name("v", 4)+":/data", name2(rng), "sh", "-c", "mkdir -p /tmp /root; "+script())
 		case 2:
@@ -250,6 +290,27 @@ func TestLedgerIsTrue(t *testing.T) {
 				d.Load(testkit.ImageSpec{Ref: "made" + strconv.Itoa(rng.IntN(3)) + ":latest", Layers: [][]byte{
 					testkit.BusyboxLayer(t), testkit.Layer{"etc/x": {Body: noise(rng.IntN(50_000))}}.Tar(),
 				}})
+			}
+		case 12:
+			if err := os.WriteFile(source+"/Dockerfile", []byte("FROM busybox\nRUN mkdir -p /tmp /data /root; "+script()+"\nRUN echo "+strconv.Itoa(i)+" > /etc/step\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			try("build", "-q", "-t", "made"+strconv.Itoa(rng.IntN(3)), source)
+		case 13:
+			snapshot := name("v", 4) + "@" + name("s", 2)
+			d.Run("", "holdfast", [][]string{
+				{"volume", "snapshot", "create", "--live", snapshot}, {"volume", "snapshot", "create", "--live", snapshot},
+				{"volume", "snapshot", "rm", snapshot}, {"volume", "snapshot", "rollback", snapshot},
+			}[rng.IntN(4)]...)
+		case 14:
+			volume := name("v", 4)
+			if rng.IntN(3) > 0 {
+				try("volume", "rm", volume)
+			} else {
+				d.Run("", "holdfast", "volume", "undelete", volume)
+			}
+			if rng.IntN(4) == 0 {
+				d.Run("", "holdfast", "volume", "trash", "rm", name("v", 4))
 			}
 		case 11:
 			switch rng.IntN(3) {
@@ -278,6 +339,7 @@ func TestLedgerIsTrue(t *testing.T) {
 	}
 	w.settled()
 	w.holds("at the end")
+	w.nothingLost("at the end")
 	d.Kill()
 	d.Start()
 	w.settled()

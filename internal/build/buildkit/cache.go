@@ -3,6 +3,7 @@ package buildkit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	bkclient "github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
 
+	"holdfast.dev/holdfast/internal/base/failpoint"
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/build"
 )
@@ -80,10 +82,12 @@ func (b *Builder) Prune(ctx context.Context, o build.PruneOptions) ([]build.Cach
 		return bk.client.Prune(ctx, ch, opts...)
 	})
 	g.Go(func() error {
-		for u := range ch {
+		var err error
+		for u := range ch { // to its end, or BuildKit waits for ever
 			gone = append(gone, record(u))
+			err = errors.Join(err, failpoint.Hit("build.prune.afterRecord"))
 		}
-		return nil
+		return err
 	})
 	return gone, g.Wait()
 }
