@@ -27,7 +27,10 @@ A service with the label holdfast.stateful.profile=postgres is a set:
 
     docker service create --name db --network host --replicas 3 \
         --label holdfast.stateful.profile=postgres -e POSTGRES_PASSWORD=… \
-        --mount type=volume,source=data,target=/var/lib/postgresql/data IMAGE`,
+        --mount type=volume,source=data,target=/var/lib/postgresql/data IMAGE
+
+With an overlay network in place of host, db leads to its leader and db-ro to its
+followers, from every node.`,
 		Args: dockercli.NoArgs,
 		RunE: command.ShowHelp(dockerCli.Err()),
 	}

@@ -25,6 +25,8 @@ type Executor interface {
 	exec.Executor
 	// Locals are the members of stateful sets that run here.
 	Locals(ctx context.Context) ([]stateful.Local, error)
+	// Stand puts a member behind its set's names, by its part.
+	Stand(set, member string, p stateful.Part)
 	// Hold keeps tasks as they are, whatever SwarmKit says, from now on: the
 	// daemon goes, its containers stay.
 	Hold()

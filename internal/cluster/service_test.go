@@ -30,6 +30,7 @@ type idle struct {
 }
 
 func (*idle) Hold()                                            {}
+func (*idle) Stand(string, string, stateful.Part)              {}
 func (*idle) Locals(context.Context) ([]stateful.Local, error) { return nil, nil }
 func (*idle) Sweep(context.Context) error                      { return nil }
 func (e *idle) Purge(context.Context) error {

@@ -132,7 +132,7 @@ func (s *Service) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		if err := resolveNetworks(ctx, c, &want); err != nil {
 			return err
 		}
-		if err := onHost(ctx, c, &want); err != nil {
+		if err := onNetwork(ctx, c, &want); err != nil {
 			return err
 		}
 		r, err := c.CreateService(ctx, &api.CreateServiceRequest{Spec: &want})
@@ -205,7 +205,7 @@ func (s *Service) UpdateService(ctx context.Context, ref string, u ServiceUpdate
 		if err := resolveNetworks(ctx, c, &want); err != nil {
 			return err
 		}
-		if err := onHost(ctx, c, &want); err != nil {
+		if err := onNetwork(ctx, c, &want); err != nil {
 			return err
 		}
 		if err := keepAuth(&want, now, u); err != nil {

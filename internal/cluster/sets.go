@@ -21,6 +21,7 @@ func (m *member) newSets() *sets.Sets {
 		Peers:    func() *peers.Peers { return m.peers },
 		Managers: m.managers,
 		Locals:   m.s.d.Executor.Locals,
+		Stand:    m.s.d.Executor.Stand,
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/cluster/convert"
+	"holdfast.dev/holdfast/internal/cluster/netalloc"
 	"holdfast.dev/holdfast/internal/cluster/sets"
 )
 
@@ -93,21 +94,31 @@ func refuseSet(s *swarm.ServiceSpec) error {
 	return nil
 }
 
-// onHost refuses a set that is not on its nodes' own network.
-func onHost(ctx context.Context, c api.ControlClient, s *api.ServiceSpec) error {
+// onNetwork says where a set's members find each other: at their nodes, or by name on
+// a network of the swarm. Other networks are refused.
+func onNetwork(ctx context.Context, c api.ControlClient, s *api.ServiceSpec) error {
 	if !sets.IsSet(s.Annotations.Labels) {
 		return nil
 	}
-	if len(s.Task.Networks) == 1 {
-		n, err := findNetwork(ctx, c, s.Task.Networks[0].Target)
-		if err != nil {
-			return err
-		}
-		if n.Spec.Annotations.Name == network.NetworkHost {
-			return nil
-		}
+	name := s.Annotations.Name
+	if len(s.Task.Networks) != 1 {
+		return unserved("stateful set %s: anything but one network: the node's own (--network host) or an overlay network", name)
 	}
-	return unserved("stateful set %s: a network other than the node's own (--network host)", s.Annotations.Name)
+	n, err := findNetwork(ctx, c, s.Task.Networks[0].Target)
+	if err != nil {
+		return err
+	}
+	switch {
+	case n.Spec.Annotations.Name == network.NetworkHost:
+		delete(s.Annotations.Labels, sets.LabelNames)
+		return nil
+	case netalloc.Local(n) || n.Spec.Ingress:
+		return unserved("stateful set %s: network %s, which is neither the node's own (host) nor an overlay network", name, n.Spec.Annotations.Name)
+	case s.Endpoint != nil && s.Endpoint.Mode == api.ResolutionModeDNSRoundRobin:
+		return unserved("stateful set %s: --endpoint-mode dnsrr: its name leads to one address, which follows the leader", name)
+	}
+	s.Annotations.Labels[sets.LabelNames] = "yes"
+	return nil
 }
 
 // storeSet gives a set's service the form in which SwarmKit holds it.
@@ -134,6 +145,7 @@ func showSet(s *swarm.ServiceSpec) {
 	}
 	s.Labels = maps.Clone(s.Labels)
 	delete(s.Labels, sets.LabelMembers)
+	delete(s.Labels, sets.LabelNames)
 	s.Mode.Replicated = &swarm.ReplicatedService{Replicas: &n}
 }
 

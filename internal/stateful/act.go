@@ -124,6 +124,9 @@ func follow(v View, st State) Act {
 	r := v.Record
 	leader := MemberOf(r.Leader)
 	addr := v.Addrs[leader]
+	if v.ByName {
+		addr = leader
+	}
 	if r.Leader == "" || leader == st.Member || addr == "" || v.Chain.Epoch() != r.Epoch || st.Promised > r.Epoch {
 		return Act{}
 	}

@@ -92,11 +92,45 @@ type AgentDeps struct {
 	Now func() time.Time
 	// Go runs what may wait for another node.
 	Go func(func())
+	// Stand tells of a local member's part, when it changes.
+	Stand func(set, member string, p Part)
 	// Locals are the members whose containers run here.
 	Locals func(ctx context.Context) ([]Local, error)
 	// Term keeps the term over restarts of the daemon; 0: none.
 	LoadTerm func() (uint64, error)
 	SaveTerm func(uint64) error
+}
+
+// Part is what a member does for those who use its set.
+type Part int
+
+// The parts.
+const (
+	Nothing Part = iota
+	Leads        // it takes writes
+	Follows      // it can be read, and is as far as its lag says
+)
+
+// partOf finds it. led says that the node may lead the set in the record's epoch.
+func partOf(v View, st State, led bool) Part {
+	switch {
+	case st.Epoch != v.Record.Epoch:
+	case st.Phase == Leading && led && v.Record.Leader == st.Identity:
+		return Leads
+	case st.Phase == Following:
+		return Follows
+	}
+	return Nothing
+}
+
+func (a *Agent) stand(set, member string, p Part) {
+	a.mu.Lock()
+	was := a.parts[member]
+	a.parts[member] = p
+	a.mu.Unlock()
+	if was != p {
+		a.d.Stand(set, member, p)
+	}
 }
 
 // Timing of an Agent.
@@ -131,6 +165,7 @@ type Agent struct {
 	told    map[string]told      // by set: the last end that a helper may have heard of
 	pending map[string]pending   // by set: changes of the record that were asked for
 	held    map[string]bool      // by set: its members may hold still
+	parts   map[string]Part      // by member: as told last
 	wishes  map[string]string    // by set: who was to lead when it was given back last
 }
 
@@ -139,7 +174,7 @@ func NewAgent(d AgentDeps) *Agent {
 	return &Agent{
 		d: d, poke: make(chan struct{}, 1), holder: NewHolder(d.Terms),
 		views: map[string]View{}, states: map[string]State{}, alone: map[string]time.Time{},
-		seen: map[string]time.Time{}, told: map[string]told{}, held: map[string]bool{}, pending: map[string]pending{}, wishes: map[string]string{},
+		seen: map[string]time.Time{}, told: map[string]told{}, held: map[string]bool{}, parts: map[string]Part{}, pending: map[string]pending{}, wishes: map[string]string{},
 	}
 }
 
@@ -208,6 +243,7 @@ func (a *Agent) keep(locals []Local) {
 	for m := range a.states {
 		if !slices.ContainsFunc(locals, func(l Local) bool { return l.Member == m }) {
 			delete(a.states, m)
+			delete(a.parts, m)
 		}
 	}
 }
@@ -477,6 +513,12 @@ func (a *Agent) step(ctx context.Context, l Local) {
 	defer cancel()
 	st, err := l.Helper.State(ctx)
 	if err != nil {
+		a.mu.Lock()
+		quiet := a.d.Now().Sub(a.seen[l.Member]) > silentAfter
+		a.mu.Unlock()
+		if quiet {
+			a.stand(l.Set, l.Member, Nothing)
+		}
 		return // the container is starting or gone: its task says why
 	}
 	a.mu.Lock()
@@ -498,6 +540,7 @@ func (a *Agent) step(ctx context.Context, l Local) {
 	if granted && !over {
 		g = &Lead{Epoch: epoch, Until: until, Stop: until.Add(-a.d.Terms.Margin)}
 	}
+	a.stand(l.Set, l.Member, partOf(v, st, g != nil && g.Epoch == v.Record.Epoch))
 	act := NextAct(v, st, g, alone)
 	if err := a.apply(ctx, l, v, act); err != nil && ctx.Err() == nil {
 		a.d.Log.Warn("member not brought where it belongs", logkey.Name, l.Member, logkey.Part, act.String(), logkey.Err, err)

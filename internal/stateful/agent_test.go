@@ -74,6 +74,7 @@ func leadingAgent(t *testing.T) (*desk, *Agent, Local) {
 		Clock: clock.System{}, Log: slog.New(slog.DiscardHandler), Managers: d, Terms: Terms{TTL: 5 * time.Second, Margin: time.Second},
 		Now: func() time.Time { return d.now },
 		Go:  func(f func()) { f() }, LoadTerm: func() (uint64, error) { return 0, nil }, SaveTerm: func(uint64) error { return nil },
+		Stand: func(string, string, Part) {},
 	})
 	l := Local{Set: "s", Member: "db-1", Helper: d}
 	a.keep([]Local{l})

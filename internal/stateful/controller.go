@@ -225,6 +225,11 @@ func (c *Controller) Step(ctx context.Context) error {
 			c.begin(ctx, name, s, snap)
 		case Fine:
 			c.setWait(name, "")
+			if next := s.Value; next.giveUp(c.d.Clock.Now()) {
+				if err := c.d.Store.SwapSet(ctx, name, next, s.Version); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil

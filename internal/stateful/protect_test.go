@@ -3,6 +3,7 @@ package stateful
 import (
 	"log/slog"
 	"testing"
+	"time"
 
 	"holdfast.dev/holdfast/internal/base/clock"
 )
@@ -76,5 +77,29 @@ func TestFirstLeaderThatNeverBegan(t *testing.T) {
 	s.Chain = Chain{{Epoch: 1}}
 	if ch := c.elect(s, got, Snapshot{}, true); ch.Wait == "" {
 		t.Errorf("%+v is chosen in place of a leader whose data are gone", ch.Leader)
+	}
+}
+
+// A wish for another leader is not kept for ever, and not taken from a set whose leader
+// has stepped down for it.
+func TestWishIsGivenUp(t *testing.T) {
+	at := time.Unix(1000, 0)
+	for name, c := range map[string]struct {
+		change func(*Set)
+		now    time.Time
+		want   bool
+	}{
+		"in time":              {func(*Set) {}, at.Add(-time.Second), false},
+		"too late":             {func(*Set) {}, at, true},
+		"its leader has ended": {func(s *Set) { s.Record.Leader = "" }, at.Add(time.Hour), false},
+		"of an older release":  {func(s *Set) { s.Switch.Until = time.Time{} }, at.Add(time.Hour), false},
+		"none":                 {func(s *Set) { s.Switch = nil }, at.Add(time.Hour), false},
+	} {
+		s := Set{Record: Record{Epoch: 3, Leader: "db-1.x"}, Switch: &Switch{To: "db-2", Epoch: 3, Until: at}}
+		c.change(&s)
+		had := s.Switch
+		if got := s.giveUp(c.now); got != c.want || got != (had != nil && s.Switch == nil) || got != (len(s.Events) == 1) {
+			t.Errorf("%s: given up is %t, left %+v, events %v", name, got, s.Switch, s.Events)
+		}
 	}
 }

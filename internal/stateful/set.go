@@ -22,9 +22,11 @@ func (m Mode) Sync() bool { return m != ModeOff }
 // Set is what the store holds of a set: its record, and what goes with it. It is
 // changed by compare-and-swap only.
 type Set struct {
-	Name   string // the service's
-	Mode   Mode
-	Port   int // where members listen, on their nodes
+	Name string // the service's
+	Mode Mode
+	Port int // where members listen, on their nodes
+	// ByName says that members are on a network on which they find each other by name.
+	ByName bool `json:",omitempty"`
 	Record Record
 	// Turn grows with every change of Record.Sync by the leader, so that a late one
 	// is told from a new one.
@@ -47,6 +49,23 @@ type Set struct {
 type Switch struct {
 	To    string // a member's name; empty: whoever is best
 	Epoch uint64 // that it ends
+	// Until is when it is given up, if the leader has not begun to step down; zero: never.
+	Until time.Time
+}
+
+// SwitchFor is how long a wish is kept.
+const SwitchFor = time.Minute
+
+// giveUp drops a wish that did not come true in time: a leader that changes an hour
+// later, when nobody looks any more, is no service. It says whether there was one.
+func (s *Set) giveUp(now time.Time) bool {
+	w := s.Switch
+	if w == nil || s.Record.Leader == "" || w.Until.IsZero() || now.Before(w.Until) {
+		return false
+	}
+	s.Switch = nil
+	s.Note(now, "the switchover did not happen in time and is given up")
+	return true
 }
 
 // Event is a moment in a set's life, for people.

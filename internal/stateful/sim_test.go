@@ -137,7 +137,7 @@ func (n *simNode) boot() {
 	m := &simManagers{n: n}
 	n.agent = NewAgent(AgentDeps{
 		Clock: clock.System{}, Log: slog.New(slog.DiscardHandler), Managers: m, Terms: simTerms, Now: n.clock,
-		Go: func(f func()) { f() }, SaveTerm: func(t uint64) error { n.term = t; return nil },
+		Go: func(f func()) { f() }, Stand: func(string, string, Part) {}, SaveTerm: func(t uint64) error { n.term = t; return nil },
 	})
 	m.a = n.agent
 	if n.term > 0 {

@@ -103,14 +103,23 @@ func (c *checker) acked() []beat {
 	return slices.Clone(c.beats)
 }
 
-// more waits for rows that are begun after now, at any node but one.
-func (c *checker) more(not int) {
+// reign is that of a node's server, if it took the last row.
+func (c *checker) reign(node int) string {
+	all := c.acked()
+	if len(all) == 0 || all[len(all)-1].node != node {
+		return ""
+	}
+	return all[len(all)-1].reign
+}
+
+// more waits for rows that are begun after now, under any reign but one.
+func (c *checker) more(not string) {
 	c.s.t.Helper()
 	since := time.Now()
 	testkit.Poll(c.s.t, 2*settle, "rows again", func() (bool, string) {
 		fresh := 0
 		for _, b := range c.acked() {
-			if b.from.After(since) && b.node != not {
+			if b.from.After(since) && b.reign != not {
 				fresh++
 			}
 		}
@@ -284,18 +293,15 @@ func TestSetChaos(t *testing.T) {
 				node = leader
 			}
 			t.Logf("%d: node%d: %s (node%d leads)", n, node, f.name, leader)
+			reign := c.reign(node) // the same server may lead again, started anew
 			undo := f.begin(node)
 			if undo == nil {
 				break
 			}
-			if node == leader {
-				c.more(node)
-			} else {
-				c.more(0)
-			}
+			c.more(reign)
 			undo()
 		}
-		c.more(0)
+		c.more("")
 		t.Logf("   rows again after %v", time.Since(began).Round(10*time.Millisecond))
 	}
 	c.end(s.protected())

@@ -25,14 +25,23 @@ type set struct {
 
 func newSet(t *testing.T, labels ...string) *set {
 	t.Helper()
+	return newSetOn(t, "host", labels...)
+}
+
+// newSetOn makes it on a network, which is made where it is not the nodes' own.
+func newSetOn(t *testing.T, network string, labels ...string) *set {
+	t.Helper()
 	testkit.RequireBin(t, "holdfast-member")
 	image := testkit.Postgres(t)
 	c := swarm(t, 3, 3)
 	for i := range 3 {
 		c.Node(i + 1).Load(image)
 	}
+	if network != "host" {
+		c.Node(1).Docker("network", "create", "-d", "overlay", network)
+	}
 	args := []string{
-		"service", "create", "--detach", "--no-resolve-image", "--name", "db", "--network", "host", "--replicas", "3", "--env", "POSTGRES_PASSWORD=secret", "--env", "POSTGRES_DB=app",
+		"service", "create", "--detach", "--no-resolve-image", "--name", "db", "--network", network, "--replicas", "3", "--env", "POSTGRES_PASSWORD=secret", "--env", "POSTGRES_DB=app",
 		"--label", "holdfast.stateful.profile=postgres", "--mount", "type=volume,source=data,target=/var/lib/postgresql/data",
 	}
 	for _, l := range labels {
@@ -375,7 +384,9 @@ func TestSetsThatAreRefused(t *testing.T) {
 		d.DockerFails(want, append(all, "busybox")...)
 	}
 	volume := "--mount=type=volume,source=data,target=/d"
-	create("a network other than the node's own", volume, "--replicas", "3")
+	create("anything but one network", volume, "--replicas", "3")
+	d.Docker("network", "create", "-d", "overlay", "net")
+	create("--endpoint-mode dnsrr", "--network", "net", "--endpoint-mode", "dnsrr", volume)
 	create("exactly one volume", "--network", "host")
 	create("without a plain name", "--network", "host", "--mount", "type=volume,target=/d")
 	create("a replicated service", "--network", "host", volume, "--mode", "global")

@@ -19,6 +19,14 @@ type Entry struct {
 	VIP     netip.Addr `json:"v"` // of the service; invalid: its names lead to all addresses
 	Ports   []Port     `json:"p,omitempty"`
 	Healthy bool       `json:"h,omitempty"` // else it can be reached and has no name
+	Fronts  []Front    `json:"f,omitempty"`
+}
+
+// Front is a service that the container has a part in, beside its own.
+type Front struct {
+	Name   string     `json:"N"`
+	VIP    netip.Addr `json:"v"`           // invalid: the name leads to the container
+	Behind bool       `json:"b,omitempty"` // it answers for the service
 }
 
 // Port is one of every node's that leads to the container.
@@ -31,7 +39,7 @@ type Port struct {
 func (e Entry) equal(o Entry) bool {
 	return e.ID == o.ID && e.Network == o.Network && e.Task == o.Task && e.Service == o.Service && e.Name == o.Name &&
 		slices.Equal(e.Aliases, o.Aliases) && slices.Equal(e.Own, o.Own) && e.Addr == o.Addr && e.MAC == o.MAC &&
-		e.VIP == o.VIP && slices.Equal(e.Ports, o.Ports) && e.Healthy == o.Healthy
+		e.VIP == o.VIP && slices.Equal(e.Ports, o.Ports) && e.Healthy == o.Healthy && slices.Equal(e.Fronts, o.Fronts)
 }
 
 // Located is an entry with its whereabouts.

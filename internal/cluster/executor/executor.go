@@ -21,6 +21,8 @@ import (
 	"github.com/moby/swarmkit/v2/api"
 
 	"holdfast.dev/holdfast/internal/base/logkey"
+	"holdfast.dev/holdfast/internal/cluster/directory"
+	"holdfast.dev/holdfast/internal/cluster/sets"
 	"holdfast.dev/holdfast/internal/container"
 )
 
@@ -58,6 +60,8 @@ type Mesh interface {
 	// by its service's names once it is healthy. Hide takes that back.
 	Show(t *api.Task, own []string, healthy bool) error
 	Hide(task string)
+	// Stand gives a task's container its part in other services, by network.
+	Stand(task string, fronts map[string][]directory.Front)
 	Release(ctx context.Context, task string) error
 	// Configure and SetKeys take what the swarm says of this node.
 	Configure(ctx context.Context, n *api.Node) error
@@ -186,7 +190,7 @@ func (e *Executor) Controller(t *api.Task) (exec.Controller, error) {
 	e.mu.Lock()
 	e.tasks[t.ID] = struct{}{}
 	if set, name := memberOf(t); set != "" {
-		e.members[t.ID] = localMember{set, name}
+		e.members[t.ID] = localMember{set: set, name: name, vips: sets.ReadVIPs(t.ServiceAnnotations.Labels[sets.LabelVIPs])}
 	}
 	e.mu.Unlock()
 	return newController(e, t), nil

@@ -25,6 +25,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/clock"
 	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/cluster/directory"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/event"
 )
@@ -212,7 +213,9 @@ func (w *wires) said() string {
 	return strings.Join(w.log, " ")
 }
 
-func (w *wires) Hold(context.Context, *api.Task) error { w.say("hold"); return nil }
+func (w *wires) Hold(context.Context, *api.Task) error    { w.say("hold"); return nil }
+func (*wires) Stand(string, map[string][]directory.Front) {}
+
 func (w *wires) Hide(string)                           { w.say("hide") }
 func (w *wires) Release(context.Context, string) error { w.say("release"); return nil }
 

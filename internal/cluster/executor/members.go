@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/swarmkit/v2/api"
 
+	"holdfast.dev/holdfast/internal/cluster/directory"
 	"holdfast.dev/holdfast/internal/cluster/sets"
 	"holdfast.dev/holdfast/internal/stateful"
 	"holdfast.dev/holdfast/internal/stateful/member"
@@ -83,4 +86,31 @@ func (e *Executor) Locals(context.Context) ([]stateful.Local, error) {
 	return out, nil
 }
 
-type localMember struct{ set, name string }
+type localMember struct {
+	set, name string
+	vips      map[string]netip.Addr // of the set, by network
+}
+
+// Stand puts a member's container behind its set's names: that of the set leads to who
+// leads, that with "-ro" to who follows.
+func (e *Executor) Stand(set, name string, p stateful.Part) {
+	e.mu.Lock()
+	found := map[string]localMember{}
+	for task, l := range e.members {
+		if l.set == set && l.name == name {
+			found[task] = l
+		}
+	}
+	e.mu.Unlock()
+	service := name[:max(strings.LastIndexByte(name, '-'), 0)]
+	for task, l := range found {
+		fronts := map[string][]directory.Front{}
+		for network, vip := range l.vips {
+			fronts[network] = []directory.Front{
+				{Name: service, VIP: vip, Behind: p == stateful.Leads},
+				{Name: service + "-ro", Behind: p == stateful.Follows},
+			}
+		}
+		e.d.Mesh.Stand(task, fronts)
+	}
+}

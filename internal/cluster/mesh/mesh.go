@@ -68,6 +68,7 @@ type Mesh struct {
 	ingress string
 	held    map[string]map[string]bool // by network: the tasks that need it
 	shown   map[string][]directory.Entry
+	fronts  map[string]map[string][]directory.Front // by task and network
 	dir     *directory.Directory
 	begun   time.Time // when dir was opened
 	cancel  context.CancelFunc
@@ -76,7 +77,7 @@ type Mesh struct {
 
 // New returns a Mesh.
 func New(d Deps) *Mesh {
-	return &Mesh{d: d, wake: make(chan struct{}, 1), held: map[string]map[string]bool{}, shown: map[string][]directory.Entry{}}
+	return &Mesh{d: d, wake: make(chan struct{}, 1), held: map[string]map[string]bool{}, shown: map[string][]directory.Entry{}, fronts: map[string]map[string][]directory.Front{}}
 }
 
 func (m *Mesh) poke() {

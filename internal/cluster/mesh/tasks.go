@@ -158,6 +158,9 @@ const selfTask = ""
 // put tells what is true of a task from now on.
 func (m *Mesh) put(task string, es ...directory.Entry) {
 	m.mu.Lock()
+	for i := range es {
+		es[i].Fronts = m.fronts[task][es[i].Network]
+	}
 	m.shown[task] = es
 	dir := m.dir
 	m.mu.Unlock()
@@ -165,6 +168,18 @@ func (m *Mesh) put(task string, es ...directory.Entry) {
 		dir.Put(es...)
 	}
 	m.poke()
+}
+
+// Stand gives a task's container its part in other services, by network. It keeps it
+// until the next Stand or Release.
+func (m *Mesh) Stand(task string, fronts map[string][]directory.Front) {
+	m.mu.Lock()
+	m.fronts[task] = fronts
+	es := slices.Clone(m.shown[task])
+	m.mu.Unlock()
+	if len(es) > 0 {
+		m.put(task, es...)
+	}
 }
 
 func aliases(t *api.Task, network string) []string {
@@ -228,6 +243,7 @@ func (m *Mesh) Release(ctx context.Context, task string) error {
 	m.Hide(task)
 	var unused []string
 	m.mu.Lock()
+	delete(m.fronts, task)
 	for id, tasks := range m.held {
 		if !tasks[task] {
 			continue

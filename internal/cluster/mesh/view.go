@@ -38,6 +38,9 @@ func viewOf(self, id string, all []directory.Located) network.OverlayView {
 				vips[e.VIP] = append(vips[e.VIP], e.Addr)
 			}
 		}
+		for _, f := range e.Fronts {
+			frontIn(v.Names, vips, f, e.Addr, answers)
+		}
 		for _, p := range e.Ports {
 			d := door{p.Proto, p.Published}
 			if _, ok := doors[d]; !ok {
@@ -79,6 +82,26 @@ func viewOf(self, id string, all []directory.Located) network.OverlayView {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Proto, b.Proto))
 	})
 	return v
+}
+
+// frontIn puts a container behind a service that it has a part in. The service's name
+// leads to its address also while nobody answers there.
+func frontIn(names map[string][]netip.Addr, vips map[netip.Addr][]netip.Addr, f directory.Front, a netip.Addr, answers bool) {
+	answersFor := answers && f.Behind
+	switch {
+	case f.VIP.IsValid():
+		if _, ok := vips[f.VIP]; !ok {
+			vips[f.VIP] = nil
+		}
+		if answersFor {
+			vips[f.VIP] = append(vips[f.VIP], a)
+		}
+		if answers {
+			nameIn(names, f.Name, f.VIP)
+		}
+	case answersFor:
+		nameIn(names, f.Name, a)
+	}
 }
 
 // nameIn lets a name lead to one more address.

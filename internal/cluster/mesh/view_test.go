@@ -40,6 +40,13 @@ func ports(ps ...directory.Port) func(*directory.Located) {
 	return func(l *directory.Located) { l.Ports, l.Name, l.VIP = ps, "", netip.Addr{} }
 }
 
+// member is one of a set's.
+func member(leads bool) func(*directory.Located) {
+	return func(l *directory.Located) {
+		l.Fronts = []directory.Front{{Name: "db", VIP: at("10.0.1.9"), Behind: leads}, {Name: "db-ro", Behind: !leads}}
+	}
+}
+
 // text puts a view in one line.
 func text(v network.OverlayView) string {
 	var out []string
@@ -79,6 +86,14 @@ func TestView(t *testing.T) {
 			"db-1=[10.0.1.3] tasks.web=[10.0.1.3] tasks.www=[10.0.1.3] web=[10.0.1.2] www=[10.0.1.2] 10.0.1.2->[10.0.1.3]",
 		},
 		"one address twice: who is first has it": {[]directory.Located{one("3", "10.0.1.4"), one("2", "10.0.1.4", gone)}, "10.0.1.4@192.0.2.3 tasks.web=[10.0.1.4] web=[10.0.1.2] 10.0.1.2->[10.0.1.4]"},
+		"a set's names: the address is the leader's, followers have their own": {
+			[]directory.Located{one("1", "10.0.1.3", rr, member(false)), one("2", "10.0.1.4", rr, member(true))},
+			"10.0.1.4@192.0.2.2 db=[10.0.1.9] db-ro=[10.0.1.3] tasks.web=[10.0.1.3 10.0.1.4] web=[10.0.1.3 10.0.1.4] 10.0.1.9->[10.0.1.4]",
+		},
+		"a set without a leader: its address refuses": {
+			[]directory.Located{one("1", "10.0.1.3", rr, member(false)), one("2", "10.0.1.4", rr, member(true), gone)},
+			"10.0.1.4@192.0.2.2 db=[10.0.1.9] db-ro=[10.0.1.3] tasks.web=[10.0.1.3] web=[10.0.1.3] 10.0.1.9->[]",
+		},
 		"ports of every node": {
 			[]directory.Located{one("1", "10.0.0.3", ports(http)), one("2", "10.0.0.4", ports(http)), one("2", "10.0.0.5", ports(http), sick)},
 			"10.0.0.4@192.0.2.2 10.0.0.5@192.0.2.2 tcp8080->[10.0.0.3:80 10.0.0.4:80]",

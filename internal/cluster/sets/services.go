@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,9 @@ const (
 	LabelPort    = "holdfast.stateful.port"
 	LabelMembers = "holdfast.stateful.members" // how many, on the set's service
 
+	LabelNames = "holdfast.stateful.names" // "yes": members find each other by name, on the set's network
+
+	LabelVIPs   = "holdfast.stateful.vips"   // the set's addresses, on a member's: network=address,…
 	LabelOf     = "holdfast.stateful.of"     // the set's service, on a member's
 	LabelMember = "holdfast.stateful.member" // the member's name
 )
@@ -35,6 +39,7 @@ type Wish struct {
 	Mode    stateful.Mode
 	Port    int
 	Members int
+	ByName  bool // on a network of the swarm
 }
 
 // IsSet says whether labels ask for a set.
@@ -42,7 +47,7 @@ func IsSet(labels map[string]string) bool { return labels[LabelProfile] != "" }
 
 // ReadWish reads labels; the number of members is the service's replicas.
 func ReadWish(labels map[string]string, members int) (Wish, error) {
-	w := Wish{Mode: stateful.ModeOn, Port: 5432, Members: members}
+	w := Wish{Mode: stateful.ModeOn, Port: 5432, Members: members, ByName: labels[LabelNames] != ""}
 	if p := labels[LabelProfile]; p != "postgres" {
 		return w, fmt.Errorf("label %s: there is no profile %q (postgres is)", LabelProfile, p)
 	}
@@ -60,7 +65,7 @@ func ReadWish(labels map[string]string, members int) (Wish, error) {
 		w.Port = n
 	}
 	for k := range labels {
-		known := []string{LabelProfile, LabelSync, LabelPort, LabelMembers}
+		known := []string{LabelProfile, LabelSync, LabelPort, LabelMembers, LabelNames}
 		if strings.HasPrefix(k, "holdfast.stateful.") && !slices.Contains(known, k) {
 			return w, fmt.Errorf("label %s is not known", k)
 		}
@@ -107,6 +112,9 @@ func memberSpec(set *api.Service, w Wish, name, node string) api.ServiceSpec {
 	spec.Annotations = api.Annotations{Name: name, Labels: map[string]string{
 		LabelOf: set.ID, LabelMember: name, LabelPort: strconv.Itoa(w.Port),
 	}}
+	if w.ByName {
+		spec.Annotations.Labels[LabelVIPs] = writeVIPs(set)
+	}
 	spec.Mode = &api.ServiceSpec_Replicated{Replicated: &api.ReplicatedService{Replicas: 1}}
 	spec.Update = &api.UpdateConfig{Parallelism: 1, Order: api.UpdateConfig_STOP_FIRST}
 	spec.Task.Placement = &api.Placement{Constraints: []string{"node.id==" + node}}
@@ -127,6 +135,32 @@ func memberSpec(set *api.Service, w Wish, name, node string) api.ServiceSpec {
 		}
 	}
 	return *spec
+}
+
+// writeVIPs are a set's addresses in the form of a label.
+func writeVIPs(set *api.Service) string {
+	if set.Endpoint == nil {
+		return ""
+	}
+	var out []string
+	for _, v := range set.Endpoint.VirtualIPs {
+		if p, err := netip.ParsePrefix(v.Addr); err == nil {
+			out = append(out, v.NetworkID+"="+p.Addr().String())
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// ReadVIPs reads a member's label, by network.
+func ReadVIPs(label string) map[string]netip.Addr {
+	out := map[string]netip.Addr{}
+	for part := range strings.SplitSeq(label, ",") {
+		id, text, _ := strings.Cut(part, "=")
+		if a, err := netip.ParseAddr(text); err == nil {
+			out[id] = a
+		}
+	}
+	return out
 }
 
 // reconcile brings sets' records and members' services to what the sets' services
@@ -194,8 +228,8 @@ func (s *Sets) reconcileSet(ctx context.Context, st store, sv *api.Service, o *a
 	}
 	homes, missing := Homes(set.Name, n, set.Homes, nodes)
 	s.setProblem(sv.ID, missing)
-	if o == nil || set.Mode != w.Mode || set.Port != w.Port || !maps.Equal(homes, set.Homes) {
-		set.Mode, set.Port, set.Homes = w.Mode, w.Port, homes
+	if o == nil || set.Mode != w.Mode || set.Port != w.Port || set.ByName != w.ByName || !maps.Equal(homes, set.Homes) {
+		set.Mode, set.Port, set.ByName, set.Homes = w.Mode, w.Port, w.ByName, homes
 		if o == nil {
 			err = st.create(ctx, kindSet, sv.ID, set)
 		} else {
@@ -204,6 +238,9 @@ func (s *Sets) reconcileSet(ctx context.Context, st store, sv *api.Service, o *a
 		if err != nil {
 			return err // the next look goes on
 		}
+	}
+	if w.ByName && writeVIPs(sv) == "" {
+		return nil // its address is still to come
 	}
 	for name, node := range homes {
 		if members[name] != nil {

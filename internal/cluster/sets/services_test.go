@@ -26,8 +26,8 @@ func TestReadWish(t *testing.T) {
 		want    Wish
 		err     string
 	}{
-		{labels(), 3, Wish{stateful.ModeOn, 5432, 3}, ""},
-		{labels(LabelSync, "strict", LabelPort, "5433", "other", "x"), 3, Wish{stateful.ModeStrict, 5433, 3}, ""},
+		{labels(), 3, Wish{Mode: stateful.ModeOn, Port: 5432, Members: 3}, ""},
+		{labels(LabelSync, "strict", LabelPort, "5433", "other", "x"), 3, Wish{Mode: stateful.ModeStrict, Port: 5433, Members: 3}, ""},
 		{labels(LabelProfile, "oracle"), 3, Wish{}, "no profile"},
 		{labels(LabelSync, "maybe"), 3, Wish{}, "may be on, off or strict"},
 		{labels(LabelPort, "70000"), 3, Wish{}, "no port"},

@@ -33,6 +33,8 @@ type Deps struct {
 	Managers func() []peers.Member
 	// Locals are the members whose containers run here.
 	Locals func(ctx context.Context) ([]stateful.Local, error)
+	// Stand tells of the part of one of them.
+	Stand func(set, member string, p stateful.Part)
 	// Now is the machine's clock that runs on while it sleeps.
 	Now func() time.Time
 }
@@ -64,7 +66,7 @@ type Sets struct {
 func New(d Deps) *Sets {
 	s := &Sets{d: d, obs: stateful.NewObserver(terms), problems: map[string]string{}}
 	s.agent = stateful.NewAgent(stateful.AgentDeps{
-		Clock: d.Clock, Log: d.Log, Managers: managers{s}, Terms: terms, Now: d.Now, Locals: d.Locals, Go: func(f func()) { go f() },
+		Clock: d.Clock, Log: d.Log, Managers: managers{s}, Terms: terms, Now: d.Now, Locals: d.Locals, Stand: d.Stand, Go: func(f func()) { go f() },
 		LoadTerm: s.loadTerm, SaveTerm: s.saveTerm,
 	})
 	return s

@@ -118,7 +118,7 @@ func (s *Sets) Switch(ctx context.Context, key, to string) error {
 		case to != "" && v.Mode.Sync() && !hasMember(r.Sync.Members, to):
 			return false, ErrNotFollows
 		}
-		v.Switch = &stateful.Switch{To: to, Epoch: r.Epoch}
+		v.Switch = &stateful.Switch{To: to, Epoch: r.Epoch, Until: s.d.Clock.Now().Add(stateful.SwitchFor)}
 		v.Note(s.d.Clock.Now(), "a switchover was asked for")
 		return true, nil
 	})
