@@ -70,6 +70,11 @@ func (s *Service) Create(ctx context.Context, in CreateOptions) (container.Creat
 	s.nameLinks(rec.Name, rec.Links)
 	s.emit(*rec, events.ActionCreate, nil)
 	resp.ID = rec.ID
+	unfit, err := s.suits(ctx, rec, nil)
+	resp.Warnings = append(resp.Warnings, unfit...)
+	if err != nil { // that is the start's to say
+		s.d.Log.Debug("container will not start", logkey.Container, rec.ID, logkey.Err, err)
+	}
 	return resp, nil
 }
 

@@ -29,9 +29,11 @@ type Deps struct {
 	Volumes  Volumes
 	Networks Networks
 	Devices  Devices // nil: there are none
-	Settings Settings
-	Random   io.Reader // source of IDs and names; nil: crypto/rand
-	Host     *Host     // the machine as specs need it; nil: read from this one
+	// Preflight looks at places of data; nil: nobody does.
+	Preflight Preflight
+	Settings  Settings
+	Random    io.Reader // source of IDs and names; nil: crypto/rand
+	Host      *Host     // the machine as specs need it; nil: read from this one
 }
 
 // Settings are the daemon's own choices that containers inherit.

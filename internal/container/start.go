@@ -181,7 +181,9 @@ func (s *Service) bringUp(ctx context.Context, c *Container) (pid int, err error
 	g.Go(func() error { return s.joinNetwork(ctx, c, in, mounted) })
 	g.Go(func() (err error) {
 		defer close(mounted)
-		in.mounts, err = s.mountAll(ctx, &rec)
+		if in.mounts, err = s.mountAll(ctx, &rec); err == nil {
+			_, err = s.suits(ctx, &rec, in.mounts) // it has told of what it found
+		}
 		return err
 	})
 	g.Go(func() (err error) {

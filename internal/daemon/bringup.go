@@ -261,18 +261,23 @@ func (d *Daemon) networkSettings(instance string) network.Settings {
 
 func (d *Daemon) startContainers(ctx context.Context) error {
 	d.devices = cdi.New(d.cfg.CDISpecDirs)
+	tried, err := newPreflights(d)
+	if err != nil {
+		return fmt.Errorf("read what file systems are known: %w", err)
+	}
 	d.containers = container.New(container.Deps{
-		Clock:    d.clock,
-		Log:      d.log,
-		Records:  store.NewCollection[container.Record](d.db, "containers"),
-		Events:   d.events,
-		Images:   containerImages{d.images},
-		Rootfs:   measuredRootfs{d.engine.Rootfs(), d.ledger},
-		Runtime:  d.engine.Runtime(),
-		Volumes:  containerVolumes{d.volumes, d.ledger},
-		Networks: containerNetworks{d.networks},
-		Devices:  d.devices,
-		Settings: d.containerSettings(),
+		Clock:     d.clock,
+		Log:       d.log,
+		Records:   store.NewCollection[container.Record](d.db, "containers"),
+		Events:    d.events,
+		Images:    containerImages{d.images},
+		Rootfs:    measuredRootfs{d.engine.Rootfs(), d.ledger},
+		Runtime:   d.engine.Runtime(),
+		Volumes:   containerVolumes{d.volumes, d.ledger},
+		Networks:  containerNetworks{d.networks},
+		Devices:   d.devices,
+		Preflight: tried,
+		Settings:  d.containerSettings(),
 	})
 	if err := d.containers.Restore(ctx); err != nil {
 		return fmt.Errorf("restore containers: %w", err)

@@ -69,6 +69,7 @@ func (c *Config) checkPaths() error {
 	if c.VolumeTrashMinFree < 0 || c.VolumeTrashMinFree > 90 {
 		errs = append(errs, fmt.Errorf("invalid volume-trash-min-free %d: want a percentage from 0 to 90", c.VolumeTrashMinFree))
 	}
+	errs = append(errs, oneOf("volume-preflight", c.VolumePreflight, "warn", "refuse", "off"))
 	errs = append(errs, oneOf("default-volume-driver", c.DefaultVolumeDriver, "local", "btrfs"))
 	if c.StorageDriver != "" && c.StorageDriver != "overlayfs" {
 		errs = append(errs, fmt.Errorf("invalid storage-driver %q: only overlayfs is supported", c.StorageDriver))

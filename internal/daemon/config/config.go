@@ -47,6 +47,9 @@ type Config struct {
 	// only where the storage policy has a rule for the trash.
 	VolumeTrashDays    int `json:"volume-trash-days"`
 	VolumeTrashMinFree int `json:"volume-trash-min-free"`
+	// VolumePreflight says what happens where a database starts on a file system that
+	// is no place for it: warn, refuse or off.
+	VolumePreflight string `json:"volume-preflight"`
 
 	// StoragePolicy says what unused things are removed without being asked for.
 	StoragePolicy usage.Policy `json:"storage-policy"`
@@ -173,6 +176,7 @@ func Default() Config {
 		StorageDriver:          "overlayfs",
 		DefaultVolumeDriver:    "local",
 		VolumeTrashDays:        7,
+		VolumePreflight:        "warn",
 		LiveRestore:            true,
 		ShutdownTimeout:        15,
 		LogDriver:              "json-file",

@@ -66,6 +66,7 @@ func bindDaemon(b binder, c *Config) {
 	b.StringVar(&c.LogFormat, "log-format", c.LogFormat, `Set the logging format ("text"|"json")`)
 	b.IntVar(&c.VolumeTrashDays, "volume-trash-days", c.VolumeTrashDays, "Days for which removed volumes can be had back (0: not at all)")
 	b.IntVar(&c.VolumeTrashMinFree, "volume-trash-min-free", c.VolumeTrashMinFree, "Percentage of a disk below which removed volumes give way, the oldest first (0: only as storage-policy says)")
+	b.StringVar(&c.VolumePreflight, "volume-preflight", c.VolumePreflight, `Look whether a database's new file system suits it, and "warn" or "refuse" the start ("off": do not look)`)
 	b.StringVar(&c.DefaultVolumeDriver, "default-volume-driver", c.DefaultVolumeDriver, "Driver of volumes that name none (local, btrfs)")
 	b.StringVarP(&c.StorageDriver, "storage-driver", "s", c.StorageDriver, "Storage driver to use (overlayfs)")
 	b.Var(&c.Backup, "backup", "Back up volumes that have no label for it: schedule, keep, repository, as JSON")

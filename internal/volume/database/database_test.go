@@ -33,3 +33,18 @@ func TestOf(t *testing.T) {
 		}
 	}
 }
+
+func TestHolds(t *testing.T) {
+	env := []string{"X=y", "PGDATA=/srv/pg/main", "ETCD_DATA_DIR=relative"}
+	for target, want := range map[string]bool{
+		"/var/lib/postgresql/data": true, "/var/lib/postgresql/": true, "/srv/pg": true, "/srv/pg/main/pg_wal": true,
+		"/srv": true, "/srv/p": false, "/docker-entrypoint-initdb.d": false, "/etc/postgresql.conf": false,
+	} {
+		if got := Holds(target, DataDirs(Postgres, env)); got != want {
+			t.Errorf("%s: got %v", target, got)
+		}
+	}
+	if got := DataDirs(Etcd, env); Holds("/relative", got) || !Holds("/var/lib/etcd", got) {
+		t.Errorf("etcd: %v", got)
+	}
+}
