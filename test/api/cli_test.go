@@ -236,7 +236,6 @@ func TestCommandsNotServedSaySo(t *testing.T) {
 		{[]string{"secret", "ls"}, "not a swarm manager"},
 		{[]string{"config", "ls"}, "not a swarm manager"},
 		{[]string{"checkpoint", "ls", "x"}, "experimental"},
-		{[]string{"search", "x"}, "not served by Holdfast"},
 	} {
 		for _, cli := range clients() {
 			if r := d.Run("", cli, tc.args...); r.Code == 0 || !strings.Contains(r.Err, tc.want) {
