@@ -57,6 +57,15 @@ func TestBackupRestoreVerify(t *testing.T) {
 		t.Errorf("the second backup: %+v", b)
 	}
 
+	// Held still for a moment, it is one: a snapshot is read.
+	third := d.Holdfast("volume", "backup", "--quiesce=freeze", "data")
+	if b = backupsOf(t, d, "data").Backups; len(b) != 3 || b[2].Consistency != "crash" || b[2].From != "snapshot" || b[2].Hook != "freeze" || b[2].PausedNanos <= 0 {
+		t.Errorf("the third backup: %+v", b)
+	}
+	equal(t, "its snapshot is gone", d.Holdfast("volume", "snapshot", "ls", "-q", "data"), "")
+	holdfastFails(t, d, `invalid --quiesce "maybe"`, "volume", "backup", "--quiesce=maybe", "data")
+	d.Holdfast("volume", "backups", "rm", third)
+
 	// A restore overwrites nothing unless told, and keeps what it replaces.
 	holdfastFails(t, d, "volume data is there: restore to another (--to), or say that it shall be replaced", "volume", "restore", first)
 	holdfastFails(t, d, "in use by running containers", "volume", "restore", "--replace", first)
