@@ -360,6 +360,12 @@ func (a *Agent) pendingOf(set string, turn uint64) []Sync {
 	return nil
 }
 
+// covered says whether rows that are acknowledged by k are where the record says also if
+// it was changed and that is not known yet.
+func covered(pending []Sync, k Ack) bool {
+	return !slices.ContainsFunc(pending, func(s Sync) bool { return !s.Covers(k) })
+}
+
 // pending are changes of a record that were asked for.
 type pending struct {
 	turn  uint64
@@ -542,6 +548,10 @@ func (a *Agent) step(ctx context.Context, l Local) {
 	}
 	a.stand(l.Set, l.Member, partOf(v, st, g != nil && g.Epoch == v.Record.Epoch))
 	act := NextAct(v, st, g, alone)
+	if act.Ack != nil && !covered(a.pendingOf(l.Set, v.Turn), *act.Ack) {
+		a.Poke() // the record is another by now, or may be
+		return
+	}
 	if err := a.apply(ctx, l, v, act); err != nil && ctx.Err() == nil {
 		a.d.Log.Warn("member not brought where it belongs", logkey.Name, l.Member, logkey.Part, act.String(), logkey.Err, err)
 	}

@@ -21,6 +21,7 @@ type desk struct {
 	frozen bool // the helper does not answer
 	deaf   bool // managers do not hear a release
 	heard  []string
+	asked  []Ack
 }
 
 func (d *desk) Rejoin(context.Context) (uint64, error) { return 1, nil }
@@ -42,8 +43,11 @@ func (d *desk) Promise(context.Context, uint64) (State, error)             { ret
 func (d *desk) Lead(context.Context, Lead) error                           { return nil }
 func (d *desk) Hold(context.Context, Hold) error                           { return nil }
 func (d *desk) Follow(context.Context, Follow) error                       { return nil }
-func (d *desk) Acknowledge(context.Context, uint64, Ack) error             { return nil }
-func (d *desk) StepDown(context.Context, uint64, bool) (State, error)      { return d.st, nil }
+func (d *desk) Acknowledge(_ context.Context, _ uint64, k Ack) error {
+	d.asked = append(d.asked, k)
+	return nil
+}
+func (d *desk) StepDown(context.Context, uint64, bool) (State, error) { return d.st, nil }
 func (d *desk) Extend(_ context.Context, e uint64, until, _ time.Time) error {
 	d.heard = append(d.heard, fmt.Sprintf("extend %d to %v", e, until.Sub(time.Unix(1000, 0))))
 	return nil
@@ -157,3 +161,24 @@ func TestReleaseIsSaidUntilItIsHeard(t *testing.T) {
 }
 
 func (d *desk) AskHold(context.Context, NodeAddr, string, Hold) error { return nil }
+
+// The record is narrowed to one follower, and the leader has not heard yet that it is so
+// when another follower takes its place: it does not ask that one before the record is
+// widened. By the record as it knows it, nobody else had anything to lose.
+func TestNobodyIsAskedByAnOldRecord(t *testing.T) {
+	d, a, l := leadingAgent(t)
+	d.view.Record.Sync = Sync{Need: 1}
+	_ = a.Renew(t.Context())
+	a.step(t.Context(), l) // records db-2, and does not see it in the next view
+	d.st.Streams = []Stream{{Identity: "db-3.z"}}
+	a.step(t.Context(), l)
+	if len(d.asked) > 0 {
+		t.Errorf("asks for %+v", d.asked)
+	}
+	d.view.Record.Sync, d.view.Turn = Sync{Members: []string{"db-2.y", "db-3.z"}, Need: 2}, d.view.Turn+1
+	_ = a.Renew(t.Context())
+	a.step(t.Context(), l)
+	if want := []Ack{{Members: []string{"db-3.z"}, Count: 1}}; len(d.asked) != 1 || !sameAck(d.asked[0], want[0]) {
+		t.Errorf("widened, it asks for %+v", d.asked)
+	}
+}

@@ -19,7 +19,7 @@ import (
 // The simulator: three nodes with the agent, the observer and the rules that run, over
 // a store, a network, disks and database servers that are made up. Unlike the models it
 // has time, drift, silence and failsafe, and goes deep instead of everywhere: each seed
-// is one history of minutes. HF_SIM_SEED does one again.
+// is one history of minutes. HF_SIM_SEED does one again, HF_SIM_HISTORIES more than usual.
 
 const (
 	simNodes = 3
@@ -804,19 +804,24 @@ func (s *sim) thaw(h *simHelper) {
 
 // TestSimulatedHistories runs thousands of histories, each of another seed.
 func TestSimulatedHistories(t *testing.T) {
-	first, count := uint64(1), 3000
+	first, count := uint64(1), uint64(3000)
 	if testing.Short() {
 		count = 300
 	}
-	if v := os.Getenv("HF_SIM_SEED"); v != "" {
-		var err error
-		if first, err = strconv.ParseUint(v, 10, 64); err != nil {
-			t.Fatalf("HF_SIM_SEED: %v", err)
-		}
+	if os.Getenv("HF_SIM_SEED") != "" {
 		count = 1
 	}
+	for name, to := range map[string]*uint64{"HF_SIM_SEED": &first, "HF_SIM_HISTORIES": &count} {
+		if v := os.Getenv(name); v != "" {
+			n, err := strconv.ParseUint(v, 10, 64)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			*to = n
+		}
+	}
 	rows, epochs, held := 0, uint64(0), 0
-	for seed := first; seed < first+uint64(count); seed++ {
+	for seed := first; seed < first+count; seed++ {
 		s := newSim(seed, []Mode{ModeOn, ModeStrict, ModeOff}[seed%3])
 		s.run(10 * time.Second)
 		for range 12 {
@@ -860,7 +865,7 @@ func TestSimulatedHistories(t *testing.T) {
 		}
 	}
 	t.Logf("%d histories: %d rows acknowledged, %d leaders, %d members held still", count, rows, epochs, held)
-	if count > 1 && (rows == 0 || epochs < uint64(count)*2 || held == 0) {
+	if count > 1 && (rows == 0 || epochs < count*2 || held == 0) {
 		t.Error("the histories are too dull to show anything")
 	}
 }

@@ -489,7 +489,7 @@ func (s *Server) Extend(_ context.Context, epoch uint64, until, stop time.Time) 
 }
 
 // Acknowledge implements stateful.Helper.
-func (s *Server) Acknowledge(_ context.Context, epoch uint64, a stateful.Ack) error {
+func (s *Server) Acknowledge(ctx context.Context, epoch uint64, a stateful.Ack) error {
 	end, err := s.begin(epoch)
 	if err != nil {
 		return err
@@ -501,13 +501,24 @@ func (s *Server) Acknowledge(_ context.Context, epoch uint64, a stateful.Ack) er
 	if !leads {
 		return fmt.Errorf("epoch %d is not led", epoch)
 	}
-	s.set.ack, s.set.ackEpoch = a, epoch
-	if err := s.reload(); err != nil {
+	// Who asked has not given up yet, and is told from here on that it is so: else the
+	// record could be narrowed to others meanwhile.
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.st.Ack, s.st.InForce, s.st.CaughtUp, s.mark = a, false, false, 0
-	s.mu.Unlock()
+	show := func(a stateful.Ack) {
+		s.mu.Lock()
+		s.st.Ack, s.st.InForce, s.st.CaughtUp, s.mark = a, false, false, 0
+		s.mu.Unlock()
+	}
+	show(a)
+	was := s.set
+	s.set.ack, s.set.ackEpoch = a, epoch
+	if err := s.reload(); err != nil {
+		s.set = was // the server has not heard of it
+		show(was.ack)
+		return err
+	}
 	s.c.Log.Info("acknowledgements changed", logkey.To, fmt.Sprintf("any %d of %v", a.Count, slices.Clone(a.Members)))
 	return nil
 }
