@@ -299,8 +299,10 @@ func TestLedgerIsTrue(t *testing.T) {
 		case 13:
 			snapshot := name("v", 4) + "@" + name("s", 2)
 			d.Run("", "holdfast", [][]string{
-				{"volume", "snapshot", "create", "--live", snapshot}, {"volume", "snapshot", "create", "--live", snapshot},
-				{"volume", "snapshot", "rm", snapshot}, {"volume", "snapshot", "rollback", snapshot},
+				{"volume", "snapshot", "create", "--live", snapshot},
+				{"volume", "snapshot", "create", "--live", snapshot},
+				{"volume", "snapshot", "rm", snapshot},
+				{"volume", "snapshot", "rollback", snapshot},
 			}[rng.IntN(4)]...)
 		case 14:
 			volume := name("v", 4)
