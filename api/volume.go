@@ -14,8 +14,14 @@ const (
 	// PathVolumeFiles has the files of a volume, or to read of VOLUME@SNAPSHOT, as
 	// Docker has those of containers: HEAD ?path= (PathStat, in PathStatHeader), GET
 	// ?path= (a tar, and the header), PUT ?path=&noOverwriteDirNonDir= (a tar).
-	PathVolumeFiles     = Prefix + "/volumes/{name}/archive"
-	PathVolumeImport    = Prefix + "/volumes/{name}/import"                        // POST ?driver=&label=k=v&opt=k=v, a tar; VolumeImported
+	PathVolumeFiles  = Prefix + "/volumes/{name}/archive"
+	PathVolumeImport = Prefix + "/volumes/{name}/import" // POST ?driver=&label=k=v&opt=k=v, a tar; VolumeImported
+	// PathVolumePush and PathVolumePull keep a volume in an image registry, as an OCI
+	// artifact: POST ?ref=, with X-Registry-Auth as Docker's push and pull. They answer
+	// a stream of JSON messages like theirs, with a VolumePushed or VolumeImported as
+	// "aux" at the end. A push takes snapshot= and live=, a pull driver=, label= and opt=.
+	PathVolumePush      = Prefix + "/volumes/{name}/push"
+	PathVolumePull      = Prefix + "/volumes/{name}/pull"
 	PathTrash           = Prefix + "/trash"                                        // GET, []TrashedVolume; DELETE (all), []TrashedVolume
 	PathTrashed         = Prefix + "/trash/{name}"                                 // DELETE; {name} is an ID or a name
 	PathUndelete        = Prefix + "/trash/{name}/undelete"                        // POST, VolumeRename (to may be empty), VolumeCopied
@@ -151,6 +157,22 @@ type VolumeImported struct {
 	Name  string `json:"name"`
 	Files int64  `json:"files"`
 	Bytes int64  `json:"bytes"`
+}
+
+// VolumeArtifact is the artifact type of a volume in an image registry: its one layer
+// is a tar compressed by zstd.
+const VolumeArtifact = "application/vnd.holdfast.volume.v1"
+
+// Annotations of such an artifact, beside those of OCI.
+const (
+	AnnotationVolume   = "dev.holdfast.volume"   // what it was called
+	AnnotationSnapshot = "dev.holdfast.snapshot" // where it was one
+)
+
+// VolumePushed tells what a registry has got.
+type VolumePushed struct {
+	Ref    string `json:"ref"`
+	Digest string `json:"digest"`
 }
 
 // PathStatHeader has a PathStat, as JSON in base64.

@@ -64,6 +64,13 @@ func (c *Client) send(ctx context.Context, method, path, contentType string, bod
 	return c.sendFull(ctx, method, path, contentType, body, func(resp *http.Response) error { return read(resp.Body) })
 }
 
+// sendAuth is send, without a body, with a client's credentials for a registry.
+func (c *Client) sendAuth(ctx context.Context, method, path, auth string, read func(io.Reader) error) error {
+	header := http.Header{}
+	header.Set("X-Registry-Auth", auth)
+	return c.sendAs(ctx, method, path, header, nil, func(resp *http.Response) error { return read(resp.Body) })
+}
+
 // sendFull is send for one who wants the reply's header as well.
 func (c *Client) sendFull(ctx context.Context, method, path, contentType string, body io.Reader, read func(*http.Response) error) error {
 	header := http.Header{}

@@ -142,8 +142,7 @@ type ImportOptions struct {
 	Options map[string]string
 }
 
-// ImportVolume makes a volume of a tar, which may be compressed (zstd, gzip).
-func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOptions, from io.Reader) (api.VolumeImported, error) {
+func (o ImportOptions) query() url.Values {
 	q := url.Values{}
 	if o.Driver != "" {
 		q.Set("driver", o.Driver)
@@ -153,6 +152,12 @@ func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOption
 			q.Add(key, k+"="+v)
 		}
 	}
+	return q
+}
+
+// ImportVolume makes a volume of a tar, which may be compressed (zstd, gzip).
+func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOptions, from io.Reader) (api.VolumeImported, error) {
+	q := o.query()
 	var out api.VolumeImported
 	at := path(api.PathVolumeImport, volume, "") + "?" + q.Encode()
 	// It is the caller's to close.
@@ -163,6 +168,27 @@ func (c *Client) ImportVolume(ctx context.Context, volume string, o ImportOption
 		return nil
 	})
 	return out, err
+}
+
+// PushVolume sends a volume, or a snapshot of it, to an image registry as ref. auth
+// is what Docker's X-Registry-Auth holds. show gets the daemon's JSON messages, the
+// last of them an error if it failed in the middle.
+func (c *Client) PushVolume(ctx context.Context, volume, ref, auth string, o ExportOptions, show func(io.Reader) error) error {
+	q := url.Values{"ref": {ref}}
+	if o.Snapshot != "" {
+		q.Set("snapshot", o.Snapshot)
+	}
+	if o.Live {
+		q.Set("live", "true")
+	}
+	return c.sendAuth(ctx, http.MethodPost, path(api.PathVolumePush, volume, "")+"?"+q.Encode(), auth, show)
+}
+
+// PullVolume makes a volume of one that PushVolume sent.
+func (c *Client) PullVolume(ctx context.Context, volume, ref, auth string, o ImportOptions, show func(io.Reader) error) error {
+	q := o.query()
+	q.Set("ref", ref)
+	return c.sendAuth(ctx, http.MethodPost, path(api.PathVolumePull, volume, "")+"?"+q.Encode(), auth, show)
 }
 
 // Trash lists the removed volumes that can be had back, oldest first.

@@ -169,6 +169,7 @@ type exportOptions struct {
 	target   string
 	output   string
 	compress string
+	registry string
 	live     bool
 }
 
@@ -176,13 +177,21 @@ func newVolumeExport(dockerCli command.Cli) *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
 		Use:   "export [OPTIONS] VOLUME[@SNAPSHOT]",
-		Short: "Write a volume, or a snapshot, as a tar to a file or to STDOUT",
-		Long: `Write a volume, or a snapshot, as a tar to a file or to STDOUT. Export a snapshot
-where containers are writing to the volume. A file ending in .zst is compressed.`,
+		Short: "Write a volume, or a snapshot, as a tar to a file, to STDOUT or to a registry",
+		Long: `Write a volume, or a snapshot, as a tar to a file or to STDOUT, or with --registry
+to an image registry, compressed, as an OCI artifact. Credentials are those of
+"login". Export a snapshot where containers are writing to the volume. A file ending in
+.zst is compressed.`,
 		Args:              dockercli.ExactArgs(1),
 		ValidArgsFunction: completion.VolumeNames(dockerCli),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.target = args[0]
+			if o.registry != "" {
+				if o.output != "" || cmd.Flags().Changed("compress") {
+					return errors.New("--registry takes neither --output nor --compress: it is always compressed by zstd")
+				}
+				return runVolumePush(cmd.Context(), dockerCli, o)
+			}
 			if !cmd.Flags().Changed("compress") && strings.HasSuffix(o.output, ".zst") {
 				o.compress = "zstd"
 			}
@@ -192,6 +201,7 @@ where containers are writing to the volume. A file ending in .zst is compressed.
 	flags := cmd.Flags()
 	flags.StringVarP(&o.output, "output", "o", "", "Write to a file, which is there once it is whole")
 	flags.StringVar(&o.compress, "compress", "none", `Compress: "zstd", "none"`)
+	flags.StringVar(&o.registry, "registry", "", "Send it to an image registry, as this name")
 	flags.BoolVar(&o.live, "live", false, "Read the volume although containers write to it: no one moment of it")
 	return cmd
 }
@@ -230,14 +240,22 @@ func newVolumeImport(dockerCli command.Cli) *cobra.Command {
 		labels  = opts.NewListOpts(opts.ValidateLabel)
 		options = opts.NewMapOpts(nil, nil)
 		driver  string
+		ref     string
 	)
 	cmd := &cobra.Command{
 		Use:   "import [OPTIONS] VOLUME [FILE|-]",
-		Short: "Make a volume of a tar from a file or from STDIN",
+		Short: "Make a volume of a tar from a file, from STDIN or from a registry",
 		Long: `Make a new volume of a tar, which may be compressed by zstd or gzip, from a file or
-from STDIN. There is no such volume until all of it is there.`,
+from STDIN, or with --registry of what "volume export --registry" sent. There is no such volume until all of it is there.`,
 		Args: dockercli.RequiresRangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			made := client.ImportOptions{Driver: driver, Labels: opts.ConvertKVStringsToMap(labels.GetSlice()), Options: options.GetAll()}
+			if ref != "" {
+				if len(args) > 1 {
+					return errors.New("--registry takes no file")
+				}
+				return runVolumePull(cmd.Context(), dockerCli, args[0], ref, made)
+			}
 			var from io.Reader = dockerCli.In()
 			switch {
 			case len(args) == 2 && args[1] != "-":
@@ -251,9 +269,7 @@ from STDIN. There is no such volume until all of it is there.`,
 				return errors.New("name a file, or redirect a tar to STDIN")
 			}
 			return withHoldfast(dockerCli, func(hf *client.Client) error {
-				got, err := hf.ImportVolume(cmd.Context(), args[0], client.ImportOptions{
-					Driver: driver, Labels: opts.ConvertKVStringsToMap(labels.GetSlice()), Options: options.GetAll(),
-				}, from)
+				got, err := hf.ImportVolume(cmd.Context(), args[0], made, from)
 				if err != nil {
 					return err
 				}
@@ -264,6 +280,7 @@ from STDIN. There is no such volume until all of it is there.`,
 		},
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&ref, "registry", "", "Get it from an image registry, by this name")
 	flags.StringVarP(&driver, "driver", "d", "", "Volume driver of the new volume")
 	flags.Var(&labels, "label", "Set metadata of the new volume")
 	flags.VarP(options, "opt", "o", "Set driver specific options")

@@ -37,7 +37,10 @@ type operation struct {
 	told    bool   // who accepts api.TypeMessages gets the progress, too
 }
 
-const tarType = "application/x-tar"
+const (
+	tarType  = "application/x-tar"
+	messages = "application/json" // one after the other, as docker pull's
+)
 
 // operations are all of /holdfast/v1, but for the pages of the dashboard.
 var operations = map[string]operation{
@@ -77,6 +80,8 @@ var operations = map[string]operation{
 	"PUT " + api.PathVolumeFiles:         {summary: "Unpack a tar into a directory of a volume", takes: tarType},
 	"GET " + api.PathVolumeExport:        {summary: "Export a volume", media: tarType},
 	"POST " + api.PathVolumeImport:       {summary: "Make a volume of a tar", takes: tarType, out: api.VolumeImported{}, status: 201},
+	"POST " + api.PathVolumePush:         {summary: "Send a volume to an image registry", media: messages},
+	"POST " + api.PathVolumePull:         {summary: "Make a volume of one in an image registry", media: messages},
 	"GET " + api.PathPools:               {summary: "List pools", out: []api.Pool{}},
 	"POST " + api.PathPools:              {summary: "Make a pool", in: api.PoolCreate{}, out: api.Pool{}, status: 201},
 	"GET " + api.PathPool:                {summary: "Show a pool", out: api.Pool{}},
@@ -149,8 +154,9 @@ func TestOpenAPISpec(t *testing.T) {
 	}
 }
 
-// notInBodies are types that no operation names: PathStat is in a header.
-var notInBodies = map[string]bool{"PathStat": true}
+// notInBodies are types that no operation names: they are in a header
+// and in a stream of messages.
+var notInBodies = map[string]bool{"PathStat": true, "VolumePushed": true}
 
 // spec collects the document.
 type spec struct {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"holdfast.dev/holdfast/internal/ctrd/imagestore"
 	"holdfast.dev/holdfast/internal/httpapi/route"
 	backupsrouter "holdfast.dev/holdfast/internal/httpapi/router/backups"
 	buildrouter "holdfast.dev/holdfast/internal/httpapi/router/build"
@@ -27,7 +28,7 @@ func (d *Daemon) routers() []route.Router {
 		buildrouter.New(d.builder),
 		extensionrouter.New(d.images, checker{d.volumes}),
 		storagerouter.New(storageBackend{d}),
-		volumesrouter.New(d.volumes, pools{d.pools}, groups{d}, tars{}, volumeFiles{d.volumes}, d.clock),
+		volumesrouter.New(d.volumes, pools{d.pools}, groups{d}, tars{}, volumeFiles{d.volumes}, volumeArtifacts{imagestore.NewArtifacts(d.imageStore)}, d.clock),
 		distributionrouter.New(swarmDistribution{d}),
 		backupsrouter.New(backupsBackend{d.backups}),
 		volumerouter.New(d.volumes, d.swarm),

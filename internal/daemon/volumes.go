@@ -6,8 +6,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"holdfast.dev/holdfast/api"
 	"holdfast.dev/holdfast/internal/base/fault"
+	"holdfast.dev/holdfast/internal/ctrd/imagestore"
+	"holdfast.dev/holdfast/internal/image"
 	"holdfast.dev/holdfast/internal/volume/archive"
 )
 
@@ -40,3 +44,19 @@ type plain struct{ io.Writer }
 
 // Close implements io.Closer.
 func (plain) Close() error { return nil }
+
+// volumeArtifacts keeps volumes in image registries.
+type volumeArtifacts struct{ a imagestore.Artifacts }
+
+// Push implements the router's Artifacts.
+func (v volumeArtifacts) Push(
+	ctx context.Context, ref string, annotations map[string]string, write func(io.Writer) error, r image.Remote, p image.Progress,
+) (ocispec.Descriptor, error) {
+	return v.a.Push(ctx, ref, api.VolumeArtifact, annotations, write, r, p)
+}
+
+// Open implements the router's Artifacts.
+func (v volumeArtifacts) Open(ctx context.Context, ref string, r image.Remote) (func(context.Context, func(io.Reader) error, image.Progress) error, error) {
+	a, err := v.a.Open(ctx, ref, api.VolumeArtifact, r)
+	return a.Read, err
+}

@@ -68,17 +68,18 @@ type Archiver interface {
 
 // Router serves the verbs.
 type Router struct {
-	b       Backend
-	pools   Pools
-	groups  Groups
-	archive Archiver
-	files   Files
-	clock   clock.Clock
+	b         Backend
+	pools     Pools
+	groups    Groups
+	archive   Archiver
+	files     Files
+	artifacts Artifacts
+	clock     clock.Clock
 }
 
 // New returns the router.
-func New(b Backend, p Pools, g Groups, a Archiver, f Files, c clock.Clock) *Router {
-	return &Router{b, p, g, a, f, c}
+func New(b Backend, p Pools, g Groups, a Archiver, f Files, arts Artifacts, c clock.Clock) *Router {
+	return &Router{b, p, g, a, f, arts, c}
 }
 
 // Routes implements route.Router.
@@ -112,6 +113,8 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodGet, Path: api.PathVolumeFiles, Handler: rt.readFiles},
 		{Method: http.MethodPut, Path: api.PathVolumeFiles, Handler: rt.writeFiles},
 		{Method: http.MethodGet, Path: api.PathVolumeExport, Handler: rt.export},
+		{Method: http.MethodPost, Path: api.PathVolumePush, Handler: rt.push},
+		{Method: http.MethodPost, Path: api.PathVolumePull, Handler: rt.pull},
 		{Method: http.MethodPost, Path: api.PathVolumeImport, Handler: rt.importTar},
 	}
 }
@@ -390,13 +393,8 @@ func (b *began) Write(p []byte) (int, error) {
 }
 
 func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	o := volume.CreateOptions{Name: route.Var(r, "name"), Driver: q.Get("driver")}
-	var err error
-	if o.Labels, err = pairs(q["label"]); err != nil {
-		return err
-	}
-	if o.Options, err = pairs(q["opt"]); err != nil {
+	o, err := importOptions(r)
+	if err != nil {
 		return err
 	}
 	out := api.VolumeImported{}
@@ -410,6 +408,17 @@ func (rt *Router) importTar(w http.ResponseWriter, r *http.Request) error {
 	}
 	out.Name = v.Name
 	return route.JSON(w, http.StatusCreated, out)
+}
+
+// importOptions say what volume an import makes.
+func importOptions(r *http.Request) (o volume.CreateOptions, err error) {
+	q := r.URL.Query()
+	o = volume.CreateOptions{Name: route.Var(r, "name"), Driver: q.Get("driver")}
+	if o.Labels, err = pairs(q["label"]); err != nil {
+		return o, err
+	}
+	o.Options, err = pairs(q["opt"])
+	return o, err
 }
 
 func pairs(list []string) (map[string]string, error) {
