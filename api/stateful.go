@@ -4,11 +4,12 @@ import "time"
 
 // Paths of stateful sets. They are served by managers.
 const (
-	PathSets      = Prefix + "/stateful"                   // GET: []StatefulSet
-	PathSet       = Prefix + "/stateful/{name}"            // GET: StatefulSet, with its history
-	PathSetSwitch = Prefix + "/stateful/{name}/switchover" // POST StatefulSwitchover; 204 when it is asked for
-	PathSetPause  = Prefix + "/stateful/{name}/pause"      // POST; 204
-	PathSetResume = Prefix + "/stateful/{name}/resume"     // POST; 204
+	PathSets       = Prefix + "/stateful"                   // GET: []StatefulSet
+	PathSet        = Prefix + "/stateful/{name}"            // GET: StatefulSet, with its history
+	PathSetSwitch  = Prefix + "/stateful/{name}/switchover" // POST StatefulSwitchover; 204 when it is asked for
+	PathSetPause   = Prefix + "/stateful/{name}/pause"      // POST; 204
+	PathSetRebuild = Prefix + "/stateful/{name}/rebuild"    // POST StatefulRebuild; 204 when the member has no data any more
+	PathSetResume  = Prefix + "/stateful/{name}/resume"     // POST; 204
 )
 
 // StatefulSet is a set of database members, one of which leads.
@@ -51,4 +52,9 @@ type StatefulEvent struct {
 // StatefulSwitchover asks for another leader.
 type StatefulSwitchover struct {
 	To string `json:"to,omitempty"` // a member's name; empty: whoever is best
+}
+
+// StatefulRebuild has a member throw its data away and clone the leader's.
+type StatefulRebuild struct {
+	Member string `json:"member"`
 }

@@ -26,6 +26,11 @@ func (c *Client) SwitchStatefulSet(ctx context.Context, name string, r api.State
 	return c.call(ctx, http.MethodPost, path(api.PathSetSwitch, name, ""), r, nil)
 }
 
+// RebuildStatefulMember has a member throw its data away and clone the leader's.
+func (c *Client) RebuildStatefulMember(ctx context.Context, name string, r api.StatefulRebuild) error {
+	return c.call(ctx, http.MethodPost, path(api.PathSetRebuild, name, ""), r, nil)
+}
+
 // PauseStatefulSet has nobody replace the set's leader.
 func (c *Client) PauseStatefulSet(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodPost, path(api.PathSetPause, name, ""), nil, nil)

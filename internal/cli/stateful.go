@@ -35,7 +35,7 @@ followers, from every node.`,
 		RunE: command.ShowHelp(dockerCli.Err()),
 	}
 	cmd.AddCommand(newStatefulList(dockerCli), newStatefulStatus(dockerCli), newStatefulInspect(dockerCli), newStatefulHistory(dockerCli),
-		newStatefulSwitchover(dockerCli), newStatefulPause(dockerCli), newStatefulResume(dockerCli))
+		newStatefulSwitchover(dockerCli), newStatefulRebuild(dockerCli), newStatefulPause(dockerCli), newStatefulResume(dockerCli))
 	return cmd
 }
 
@@ -204,6 +204,22 @@ stops when its followers have everything, and another takes over.`,
 	flags.StringVar(&r.To, "to", "", "The member that shall lead")
 	flags.DurationVar(&wait, "wait", time.Minute, "How long to wait until it does")
 	return cmd
+}
+
+func newStatefulRebuild(dockerCli command.Cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rebuild SET MEMBER",
+		Short: "Have a member of a stateful set throw its data away and clone the leader's",
+		Long: `Have a member of a stateful set throw its data away and clone the leader's. It is
+refused for the leader, and for the last follower that has every acknowledged row.`,
+		Args:              dockercli.ExactArgs(2),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withHoldfast(dockerCli, func(hf *client.Client) error {
+				return hf.RebuildStatefulMember(cmd.Context(), args[0], api.StatefulRebuild{Member: args[1]})
+			})
+		},
+	}
 }
 
 func newStatefulPause(dockerCli command.Cli) *cobra.Command {

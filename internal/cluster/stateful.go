@@ -107,6 +107,33 @@ func (s *Service) SwitchStatefulSet(ctx context.Context, ref, to string) error {
 	return remote(err)
 }
 
+// RebuildStatefulMember has a member throw its data away and clone the leader's.
+func (s *Service) RebuildStatefulMember(ctx context.Context, ref, member string) error {
+	v, err := s.StatefulSet(ctx, ref)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(v.Members, func(m api.StatefulMember) bool { return m.Name == member })
+	switch {
+	case i < 0:
+		return fault.New(errdefs.ErrNotFound, "rebuild %s of stateful set %s: %s", member, v.Name, sets.ErrNoMember)
+	case member == v.Leader:
+		return fault.New(errdefs.ErrFailedPrecondition, "rebuild %s of stateful set %s: it leads; switch over first", member, v.Name)
+	case !v.Writable:
+		return fault.New(errdefs.ErrFailedPrecondition, "rebuild %s of stateful set %s: %s", member, v.Name, sets.ErrNoLeader)
+	}
+	// Without its data the others must do for the next leader.
+	for j, m := range v.Members {
+		if j != i && m.Acknowledges {
+			return remote(s.member().sets.Rebuild(context.WithoutCancel(ctx), v.ID, member))
+		}
+	}
+	if v.Members[i].Acknowledges {
+		return fault.New(errdefs.ErrFailedPrecondition, "rebuild %s of stateful set %s: no other follower has every acknowledged row", member, v.Name)
+	}
+	return remote(s.member().sets.Rebuild(context.WithoutCancel(ctx), v.ID, member))
+}
+
 // PauseStatefulSet has nobody replace a set's leader, or ends that.
 func (s *Service) PauseStatefulSet(ctx context.Context, ref string, on bool) error {
 	v, err := s.StatefulSet(ctx, ref)

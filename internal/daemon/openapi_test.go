@@ -99,6 +99,7 @@ var operations = map[string]operation{
 	"GET " + api.PathSets:                {summary: "List stateful sets", out: []api.StatefulSet{}},
 	"GET " + api.PathSet:                 {summary: "Show a stateful set", out: api.StatefulSet{}},
 	"POST " + api.PathSetSwitch:          {summary: "Have another member lead", in: api.StatefulSwitchover{}},
+	"POST " + api.PathSetRebuild:         {summary: "Have a follower copy its data from the leader anew", in: api.StatefulRebuild{}},
 	"POST " + api.PathSetPause:           {summary: "Have nobody take over"},
 	"POST " + api.PathSetResume:          {summary: "End a pause"},
 }

@@ -42,6 +42,7 @@ func (d *desk) Record(context.Context, string, uint64, uint64, Sync) error { ret
 func (d *desk) Promise(context.Context, uint64) (State, error)             { return d.st, nil }
 func (d *desk) Lead(context.Context, Lead) error                           { return nil }
 func (d *desk) Hold(context.Context, Hold) error                           { return nil }
+func (d *desk) Discard(context.Context, uint64) error                      { return nil }
 func (d *desk) Follow(context.Context, Follow) error                       { return nil }
 func (d *desk) Acknowledge(_ context.Context, _ uint64, k Ack) error {
 	d.asked = append(d.asked, k)

@@ -68,6 +68,9 @@ type Helper interface {
 	// Hold has a follower promise no newer epoch for a while; what it holds for is what
 	// it follows.
 	Hold(ctx context.Context, h Hold) error
+	// Discard throws the data of a member away that does not lead. It is another member
+	// then, and clones the leader's.
+	Discard(ctx context.Context, epoch uint64) error
 	// StepDown ends a leader. Clean waits until its followers have everything.
 	StepDown(ctx context.Context, epoch uint64, clean bool) (State, error)
 }

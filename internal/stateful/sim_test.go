@@ -869,3 +869,7 @@ func TestSimulatedHistories(t *testing.T) {
 		t.Error("the histories are too dull to show anything")
 	}
 }
+
+func (c simCaller) Discard(context.Context, uint64) error {
+	return errSim // it is a lost disk that keeps its promise: less than what faults do
+}

@@ -304,6 +304,22 @@ func TestSetReplacesItsLeader(t *testing.T) {
 	leader = s.followed(2)
 	s.show(leader)
 
+	t.Log("a follower is rebuilt")
+	follower := leader%3 + 1
+	s.holdfastFails("switch over first", "stateful", "rebuild", "db", fmt.Sprintf("db-%d", leader))
+	s.holdfastFails("no such member", "stateful", "rebuild", "db", "db-9")
+	mark := func() string {
+		return s.must(leader, fmt.Sprintf("select application_name from pg_stat_replication where sync_state = $$quorum$$ and application_name like $$db-%d.%%$$", follower))
+	}
+	s.protected()
+	before := mark()
+	s.Node(1).Holdfast("stateful", "rebuild", "db", fmt.Sprintf("db-%d", follower))
+	testkit.Poll(t, settle, "another member in its place", func() (bool, string) {
+		now := mark()
+		return now != "" && now != before, before + " " + now
+	})
+	s.protected()
+
 	t.Log("the server is killed")
 	pid := strings.TrimSpace(s.Node(leader).Docker("exec", s.container(leader), "sh", "-c", "head -1 /var/lib/postgresql/data/postmaster.pid"))
 	s.Node(leader).Docker("exec", s.container(leader), "kill", "-9", pid)

@@ -137,6 +137,34 @@ func hasMember(identities []string, name string) bool {
 	return false
 }
 
+// Rebuild has a member throw its data away. Its node has it clone the leader's.
+func (s *Sets) Rebuild(ctx context.Context, key, member string) error {
+	st, err := s.store()
+	if err != nil {
+		return err
+	}
+	snap, err := st.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	v := snap.Sets[key].Value
+	ctx, cancel := context.WithTimeout(ctx, promiseLimit)
+	defer cancel()
+	if home := v.Homes[member]; home == s.d.Self() {
+		err = s.discard(ctx, key, member, v.Record.Epoch)
+	} else {
+		to := peers.Member{ID: home, Addr: snap.Leases[home].Value.Addr}
+		err = s.d.Peers().Call(ctx, to, pathDiscard, message{Set: key, Member: member, Epoch: v.Record.Epoch}, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return st.changeSet(ctx, key, func(v *stateful.Set) (bool, error) {
+		v.Note(s.d.Clock.Now(), member+" is rebuilt")
+		return true, nil
+	})
+}
+
 // Pause has nobody replace a leader, or ends that.
 func (s *Sets) Pause(ctx context.Context, key string, on bool) error {
 	st, err := s.store()

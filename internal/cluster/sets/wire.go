@@ -25,6 +25,7 @@ const (
 	pathPromise = peers.SetsPath + "promise" // of any node, by managers
 	pathPoke    = peers.SetsPath + "poke"    // of any node, by managers
 	pathHold    = peers.SetsPath + "hold"    // of any node, by the leader's node
+	pathDiscard = peers.SetsPath + "discard" // of any node, by managers
 	pathStates  = peers.SetsPath + "states"  // of any node, by managers
 )
 
@@ -72,7 +73,7 @@ var errNotForYou = errors.New("only a manager may ask for this")
 
 func (s *Sets) answer(ctx context.Context, path, node string, manager bool, in message) (result, error) {
 	switch path {
-	case pathPromise, pathPoke, pathStates:
+	case pathPromise, pathPoke, pathStates, pathDiscard:
 		if !manager {
 			return result{}, errNotForYou
 		}
@@ -84,6 +85,8 @@ func (s *Sets) answer(ctx context.Context, path, node string, manager bool, in m
 	case pathPoke:
 		s.agent.Poke()
 		return result{}, nil
+	case pathDiscard:
+		return result{}, s.discard(ctx, in.Set, in.Member, in.Epoch)
 	case pathHold:
 		return result{}, s.hold(ctx, node, in.Set, stateful.Hold{Member: in.Member, Epoch: in.Epoch, For: in.For})
 	case pathStates:
@@ -238,16 +241,34 @@ func (s *Sets) hold(ctx context.Context, node, set string, h stateful.Hold) erro
 	if !s.agent.Knows(set, node, h.Epoch) {
 		return fmt.Errorf("epoch %d of the set is not known to be led by this node", h.Epoch)
 	}
-	locals, err := s.d.Locals(ctx)
+	l, err := s.local(ctx, set, stateful.MemberOf(h.Member))
 	if err != nil {
 		return err
 	}
+	return l.Helper.Hold(ctx, h)
+}
+
+// discard has a member on this node throw its data away.
+func (s *Sets) discard(ctx context.Context, set, member string, epoch uint64) error {
+	l, err := s.local(ctx, set, member)
+	if err != nil {
+		return err
+	}
+	return l.Helper.Discard(ctx, epoch)
+}
+
+// local is a member on this node.
+func (s *Sets) local(ctx context.Context, set, member string) (stateful.Local, error) {
+	locals, err := s.d.Locals(ctx)
+	if err != nil {
+		return stateful.Local{}, err
+	}
 	for _, l := range locals {
-		if l.Set == set && l.Member == stateful.MemberOf(h.Member) {
-			return l.Helper.Hold(ctx, h)
+		if l.Set == set && l.Member == member {
+			return l, nil
 		}
 	}
-	return fmt.Errorf("%s does not run on this node", h.Member)
+	return stateful.Local{}, fmt.Errorf("%s does not run on this node", member)
 }
 
 // promise asks a member on this node.

@@ -21,6 +21,7 @@ type request struct {
 	Ack      *acknowledgement `json:",omitempty"`
 	StepDown *stepDown        `json:",omitempty"`
 	Hold     *stateful.Hold   `json:",omitempty"`
+	Discard  uint64           `json:",omitempty"`
 	Deadline time.Time        // of the request
 }
 
@@ -125,6 +126,12 @@ func (c *Client) Hold(ctx context.Context, h stateful.Hold) error {
 	return err
 }
 
+// Discard implements stateful.Helper.
+func (c *Client) Discard(ctx context.Context, epoch uint64) error {
+	_, err := c.call(ctx, request{Discard: epoch})
+	return err
+}
+
 // StepDown implements stateful.Helper.
 func (c *Client) StepDown(ctx context.Context, epoch uint64, clean bool) (stateful.State, error) {
 	return c.call(ctx, request{StepDown: &stepDown{epoch, clean}})
@@ -184,6 +191,8 @@ func handle(ctx context.Context, h stateful.Helper, r request) (stateful.State, 
 		err = h.Acknowledge(ctx, r.Ack.Epoch, r.Ack.Ack)
 	case r.Hold != nil:
 		err = h.Hold(ctx, *r.Hold)
+	case r.Discard > 0:
+		err = h.Discard(ctx, r.Discard)
 	case r.State:
 	default:
 		return stateful.State{}, errors.New("a request that this helper does not know")

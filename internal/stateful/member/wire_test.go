@@ -36,6 +36,7 @@ func (r *recorder) Promise(ctx context.Context, epoch uint64) (stateful.State, e
 func (r *recorder) Lead(_ context.Context, o stateful.Lead) error     { return r.note(o) }
 func (r *recorder) Follow(_ context.Context, f stateful.Follow) error { return r.note(f) }
 func (r *recorder) Hold(_ context.Context, h stateful.Hold) error     { return r.note(h) }
+func (r *recorder) Discard(_ context.Context, epoch uint64) error     { return r.note(epoch + 100) }
 func (r *recorder) Extend(_ context.Context, epoch uint64, until, stop time.Time) error {
 	return r.note([]any{epoch, until.UnixNano(), stop.UnixNano()})
 }
@@ -73,7 +74,7 @@ func TestWire(t *testing.T) {
 	if _, err := c.StepDown(ctx, 5, true); err != nil {
 		t.Error(err)
 	}
-	err := errors.Join(c.Lead(ctx, lead), c.Follow(ctx, follow), c.Extend(ctx, 3, at, at.Add(-time.Second)), c.Acknowledge(ctx, 3, lead.Ack), c.Hold(ctx, stateful.Hold{Member: "db-1.x", Epoch: 3, For: time.Second}))
+	err := errors.Join(c.Lead(ctx, lead), c.Follow(ctx, follow), c.Extend(ctx, 3, at, at.Add(-time.Second)), c.Acknowledge(ctx, 3, lead.Ack), c.Hold(ctx, stateful.Hold{Member: "db-1.x", Epoch: 3, For: time.Second}), c.Discard(ctx, 3))
 	if err != nil {
 		t.Error(err)
 	}
@@ -82,7 +83,7 @@ func TestWire(t *testing.T) {
 		t.Errorf("%+v", r.asked[2])
 	}
 	got.Until, got.Stop = lead.Until, lead.Stop
-	want := []any{uint64(7), []any{uint64(5), true}, lead, follow, []any{uint64(3), at.UnixNano(), at.Add(-time.Second).UnixNano()}, []any{uint64(3), lead.Ack}, stateful.Hold{Member: "db-1.x", Epoch: 3, For: time.Second}}
+	want := []any{uint64(7), []any{uint64(5), true}, lead, follow, []any{uint64(3), at.UnixNano(), at.Add(-time.Second).UnixNano()}, []any{uint64(3), lead.Ack}, stateful.Hold{Member: "db-1.x", Epoch: 3, For: time.Second}, uint64(103)}
 	r.asked[2] = got
 	if !reflect.DeepEqual(r.asked, want) {
 		t.Errorf("heard %+v", r.asked)

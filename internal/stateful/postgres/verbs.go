@@ -263,6 +263,30 @@ func (s *Server) clone(ctx context.Context, f stateful.Follow) error {
 	return s.stream(f)
 }
 
+// Discard implements stateful.Helper. The promise stays.
+func (s *Server) Discard(_ context.Context, epoch uint64) error {
+	end, err := s.begin(epoch)
+	if err != nil {
+		return err
+	}
+	defer end()
+	s.mu.Lock()
+	leads := s.lease.epoch > 0
+	s.mu.Unlock()
+	if leads {
+		return fmt.Errorf("%s leads", s.c.Member)
+	}
+	s.stop(syscall.SIGQUIT, killLimit)
+	s.set.upstream = nil
+	s.kept.Whole, s.kept.Chain, s.kept.Mark = false, nil, newMark()
+	if err := s.save(); err != nil {
+		return err
+	}
+	s.phase(stateful.Empty, 0)
+	s.publish()
+	return s.clear()
+}
+
 // clear empties the data's folder, which may be a mount.
 func (s *Server) clear() error {
 	if err := os.MkdirAll(s.c.Data, 0o700); err != nil {

@@ -14,6 +14,7 @@ type Backend interface {
 	StatefulSets(ctx context.Context) ([]api.StatefulSet, error)
 	StatefulSet(ctx context.Context, ref string) (api.StatefulSet, error)
 	SwitchStatefulSet(ctx context.Context, ref, to string) error
+	RebuildStatefulMember(ctx context.Context, ref, member string) error
 	PauseStatefulSet(ctx context.Context, ref string, on bool) error
 }
 
@@ -29,6 +30,7 @@ func (rt *Router) Routes() []route.Route {
 		{Method: http.MethodGet, Path: api.PathSets, Handler: rt.list},
 		{Method: http.MethodGet, Path: api.PathSet, Handler: rt.inspect},
 		{Method: http.MethodPost, Path: api.PathSetSwitch, Handler: rt.switchover},
+		{Method: http.MethodPost, Path: api.PathSetRebuild, Handler: rt.rebuild},
 		{Method: http.MethodPost, Path: api.PathSetPause, Handler: rt.pause(true)},
 		{Method: http.MethodPost, Path: api.PathSetResume, Handler: rt.pause(false)},
 	}
@@ -56,6 +58,18 @@ func (rt *Router) switchover(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := rt.b.SwitchStatefulSet(r.Context(), route.Var(r, "name"), in.To); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (rt *Router) rebuild(w http.ResponseWriter, r *http.Request) error {
+	var in api.StatefulRebuild
+	if err := route.Decode(r, &in, true); err != nil {
+		return err
+	}
+	if err := rt.b.RebuildStatefulMember(r.Context(), route.Var(r, "name"), in.Member); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
