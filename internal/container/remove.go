@@ -104,6 +104,7 @@ func (s *Service) remove(ctx context.Context, c *Container, volumes bool) error 
 				s.d.Log.Error("failed removal not recorded", logkey.Container, r.ID, logkey.Err, merr)
 			}
 		}
+		c.notifyRemoval(err) // else docker run --rm waits for ever
 		return err
 	}
 	s.mu.Lock()
@@ -118,6 +119,6 @@ func (s *Service) remove(ctx context.Context, c *Container, volumes bool) error 
 	c.rec.Error = "" // of its last start; the removal went well
 	c.mu.Unlock()
 	s.emit(r, events.ActionDestroy, nil)
-	c.notify(true)
+	c.notifyRemoval(nil)
 	return nil
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -108,6 +109,57 @@ func TestAutoRemoveGoesWithItsVolumes(t *testing.T) {
 			t.Errorf("events %v, want %v", got, want)
 		}
 	})
+}
+
+// Who waits for a removal that fails is told so, with the exit code, instead of
+// waiting for ever; so is who asks later, and the removal can be done again.
+func TestWaitForARemovalThatFails(t *testing.T) {
+	for _, rm := range []bool{true, false} {
+		world(t, func(m *machine, d *daemon) {
+			broken := true
+			m.mu.Lock()
+			d.fault = func(_ int, call string) verdict {
+				if broken && call == "rootfs.remove" {
+					return failBefore
+				}
+				return goOn
+			}
+			m.mu.Unlock()
+			id := d.create("stuck", func(_ *container.Config, h *container.HostConfig) { h.AutoRemove = rm })
+			wait, err := d.Wait(d.t.Context(), id, container.WaitConditionRemoved)
+			d.must(err)
+			d.must(d.Start(d.t.Context(), id))
+			m.exit(id, 7)
+			synctest.Wait()
+			if !rm {
+				if err := d.Remove(d.t.Context(), id, RemoveOptions{}); !errors.Is(err, errInjected) {
+					t.Errorf("removal: %v", err)
+				}
+			}
+			told := func(wait <-chan container.WaitResponse) {
+				t.Helper()
+				select {
+				case r := <-wait:
+					if r.StatusCode != 7 || r.Error == nil || !strings.Contains(r.Error.Message, errInjected.Error()) {
+						t.Errorf("wait says %+v", r)
+					}
+				default:
+					t.Error("nobody was told")
+				}
+			}
+			told(wait)
+			wait, err = d.Wait(d.t.Context(), id, container.WaitConditionRemoved)
+			d.must(err)
+			told(wait)
+			m.mu.Lock()
+			broken = false
+			m.mu.Unlock()
+			d.must(d.Remove(d.t.Context(), id, RemoveOptions{}))
+			if len(m.records) != 0 || len(m.layers) != 0 {
+				t.Errorf("left: records %v, layers %v", m.records, m.layers)
+			}
+		})
+	}
 }
 
 func TestRestartPolicyBacksOff(t *testing.T) {

@@ -28,8 +28,7 @@ func (s *Service) Wait(ctx context.Context, name string, cond container.WaitCond
 	to := make(chan container.WaitResponse, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	met := c.removed || (cond == container.WaitConditionNotRunning && !c.rec.shown().running())
-	if met {
+	if c.met(cond) {
 		to <- c.waitResponse()
 		return to, nil
 	}
@@ -38,6 +37,20 @@ func (s *Service) Wait(ctx context.Context, name string, cond container.WaitCond
 		context.AfterFunc(ctx, func() { c.dropWaiter(to) })
 	}
 	return to, nil
+}
+
+// met is called with c.mu held. A removal that failed is over too: nobody goes on
+// with it before somebody asks for it again.
+func (c *Container) met(cond container.WaitCondition) bool {
+	switch {
+	case c.removed:
+		return true
+	case cond == container.WaitConditionRemoved:
+		return c.rec.Phase == Dead
+	case cond == container.WaitConditionNotRunning:
+		return !c.rec.shown().running()
+	}
+	return false
 }
 
 // waitResponse is called with c.mu held.
@@ -61,18 +74,25 @@ func (c *Container) dropWaiter(to chan container.WaitResponse) {
 }
 
 // notifyExit tells those who wait for an end, not those who wait for the removal.
-func (s *Service) notifyExit(c *Container) { c.notify(false) }
+func (s *Service) notifyExit(c *Container) { c.notify(false, nil) }
 
-func (c *Container) notify(removed bool) {
+// notifyRemoval tells everybody how a removal ended.
+func (c *Container) notifyRemoval(err error) { c.notify(true, err) }
+
+func (c *Container) notify(removal bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	r := c.waitResponse()
+	if err != nil { // which the record has only where it could be changed
+		r.Error = &container.WaitExitError{Message: err.Error()}
+	}
 	var rest []waiter
 	for _, w := range c.waiters {
-		if w.cond == container.WaitConditionRemoved && !removed {
+		if w.cond == container.WaitConditionRemoved && !removal {
 			rest = append(rest, w)
 			continue
 		}
-		w.to <- c.waitResponse()
+		w.to <- r
 	}
 	c.waiters = rest
 }
