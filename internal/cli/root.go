@@ -64,7 +64,9 @@ func newRoot(dockerCli *command.DockerCli, v Version) *root {
 	r := &root{cli: dockerCli, cmd: cmd, opts: opts, plugin: v.plugin}
 	r.completeGlobals()
 	commands.AddCommands(cmd, dockerCli)
-	cmd.AddCommand(newCompose(dockerCli))
+	composeCmd := newCompose(dockerCli)
+	extendCompose(composeCmd, dockerCli)
+	cmd.AddCommand(composeCmd)
 	r.addOwn()
 	r.showImports()
 	r.explainFlags()
@@ -101,6 +103,8 @@ func (r *root) addOwn() {
 		case "volume":
 			addVolumeVerbs(c, r.cli)
 			extendVolumeList(sub(c, "ls"), r.cli)
+		case "stack":
+			extendStack(c, r.cli)
 		case "system":
 			extendDF(sub(c, "df"), r.cli)
 		}

@@ -369,9 +369,9 @@ func TestComposeConfigOfTheNotesFiles(t *testing.T) {
 	projects(t, notes, func(t *testing.T, p project) {
 		base := []string{"-f", "./docker-compose.yml", "-f", "./docker-compose-prod.yml", "config"}
 		// As printed they are refused; each refusal says what was meant.
-		p.fails("needs a blank after its dash", base...)
+		p.fails("docker-compose.yml:30:7: -'8085:80' is no item of a list: a dash needs a blank after it (did you mean - '8085:80'?)", base...)
 		p.write("docker-compose.yml", strings.NewReplacer("-'8085", "- '8085", "-'8081", "- '8081").Replace(notes["docker-compose.yml"]))
-		p.fails("did you mean mode?", base...)
+		p.fails("docker-compose-prod.yml:12:7: there is no key \"node\" in services.db-slave.deploy (did you mean mode?)", base...)
 		p.write("docker-compose-prod.yml", strings.Replace(notes["docker-compose-prod.yml"], "node: global", "mode: global", 1))
 
 		stack := p.must(base...)

@@ -50,15 +50,7 @@ func TestStackOnLocalNetworks(t *testing.T) {
 	d.Docker("stack", "deploy", "--detach", "-c", file, "store")
 	replicas(t, d, "store_web", "1/1")
 	replicas(t, d, "store_job", "1/1")
-	d.Eventually(settle, "the page", func() (bool, string) {
-		resp, err := d.HTTP().Get("http://127.0.0.1:8099/")
-		if err != nil {
-			return false, err.Error()
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		return err == nil && string(b) == "hello world", string(b)
-	})
+	page(t, d, "http://127.0.0.1:8099/", "hello world")
 	if out := d.Docker("stack", "ls", "--format", "{{.Name}} {{.Services}}"); out != "store 2" {
 		t.Errorf("stack ls says %q", out)
 	}
@@ -101,4 +93,18 @@ func TestStackOnLocalNetworks(t *testing.T) {
 		t.Errorf("network mode %q", got)
 	}
 	d.DockerFails("network nowhere not found", "service", "create", "--detach", "--network", "nowhere", "busybox", "true")
+}
+
+// page waits until the node shows a page.
+func page(t *testing.T, d *testkit.Daemon, url, want string) {
+	t.Helper()
+	d.Eventually(settle, "the page", func() (bool, string) {
+		resp, err := d.HTTP().Get(url)
+		if err != nil {
+			return false, err.Error()
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return err == nil && string(b) == want, string(b)
+	})
 }

@@ -407,7 +407,7 @@ func downAndUp(t *testing.T, s store) {
 func TestTheNotesComposeFilesJoin(t *testing.T) {
 	d := testkit.New(t)
 	stack := mustCompose(t, d, "-f", filepath.Join(example, "docker-compose-prod.yml"), "config")
-	for _, want := range []string{"node.labels.postgres==master", "node.labels.postgres==slave", "mode: global", "replicas: 8", `published: "8081"`} {
+	for _, want := range []string{"node.labels.postgres==master", "node.labels.postgres==slave", "mode: global", "replicas: 8", "published: 8081"} {
 		if !strings.Contains(stack, want) {
 			t.Errorf("the joined file does not say %q:\n%s", want, stack)
 		}
