@@ -127,9 +127,9 @@ func (s *Server) openStores(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open metadata of snapshots: %w", err)
 	}
-	snapshotter, err := overlay.NewSnapshotter(snapRoot, overlay.WithMetaStore(ms), overlay.WithMountOptions(overlayOptions()))
+	snapshotter, err := newSnapshotter(snapRoot, ms)
 	if err != nil {
-		return fmt.Errorf("open overlay snapshotter: %w", err)
+		return err
 	}
 	s.snapMeta = ms
 	s.closers = append(s.closers, snapshotter.Close)
@@ -223,6 +223,17 @@ func sweepSnapshots(ctx context.Context, s snapshots.Snapshotter, root string) e
 		return fmt.Errorf("remove directories of unfinished snapshots: %w", err)
 	}
 	return nil
+}
+
+// newSnapshotter opens the layers. The files of one that is removed stay until the
+// end of the collection: containerd removes layers under a lock that each start of a
+// container needs, and those of a large image take minutes.
+func newSnapshotter(root string, ms *storage.MetaStore) (snapshots.Snapshotter, error) {
+	s, err := overlay.NewSnapshotter(root, overlay.WithMetaStore(ms), overlay.WithMountOptions(overlayOptions()), overlay.AsynchronousRemove)
+	if err != nil {
+		return nil, fmt.Errorf("open overlay snapshotter: %w", err)
+	}
+	return s, nil
 }
 
 // overlayOptions turns off what changes the form of upper directories.
