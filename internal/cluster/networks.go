@@ -16,6 +16,7 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/fault"
 	"holdfast.dev/holdfast/internal/base/filter"
+	"holdfast.dev/holdfast/internal/cluster/attach"
 	"holdfast.dev/holdfast/internal/cluster/convert"
 	"holdfast.dev/holdfast/internal/cluster/netalloc"
 )
@@ -64,6 +65,24 @@ func (provider) ValidateNetworkDriver(d *api.Driver) error {
 // NewAllocator implements networkallocator.Provider.
 func (provider) NewAllocator(c *networkallocator.Config) (networkallocator.NetworkAllocator, error) {
 	return netalloc.New(c)
+}
+
+// Allocator is a manager as this node's agent reaches it, to have addresses from.
+// It waits for a node that is still coming up.
+func (s *Service) Allocator(ctx context.Context) (attach.Allocator, error) {
+	m := s.member()
+	if m == nil {
+		return nil, attach.ErrNoSwarm
+	}
+	if err := m.wait(ctx); err != nil {
+		return nil, err
+	}
+	if n := m.current(); n != nil {
+		if a := n.Agent(); a != nil {
+			return a.ResourceAllocator(), nil
+		}
+	}
+	return nil, errPreparing
 }
 
 func findNetwork(ctx context.Context, c api.ControlClient, ref string) (*api.Network, error) {

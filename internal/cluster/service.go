@@ -45,6 +45,12 @@ type Mesh interface {
 	End(forGood bool)
 }
 
+// Attachments are places in networks of the swarm of containers that are no task's.
+type Attachments interface {
+	// Evict gives them back, while a manager can still be asked.
+	Evict(ctx context.Context) error
+}
+
 // Deps are the parts a Service works with; all are required.
 type Deps struct {
 	Clock    clock.Clock
@@ -54,6 +60,7 @@ type Deps struct {
 	Hostname string
 	Executor Executor
 	Mesh     Mesh
+	Attached Attachments
 	Events   Publisher
 	// NewName makes up a name for a service that is given none.
 	NewName func() (string, error)

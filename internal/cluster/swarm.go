@@ -223,6 +223,9 @@ func (s *Service) Leave(ctx context.Context, force bool) error {
 	if err := s.save(set); err != nil {
 		return err
 	}
+	if err := s.d.Attached.Evict(ctx); err != nil { // what is left is taken out below
+		s.d.Log.Warn("containers not taken out of networks of the swarm", logkey.Err, err)
+	}
 	err := m.leave(ctx)
 	s.setMember(nil)
 	if perr := s.d.Executor.Purge(ctx); perr != nil {

@@ -137,7 +137,7 @@ func (s *Service) plan(ctx context.Context, in CreateOptions) (*Record, []string
 	rec := &Record{
 		ImageID: img.ID, ImageParent: img.ChainID, ImageManifest: img.Manifest,
 		Config: cfg, HostConfig: &host, Phase: Created,
-		Endpoints: endpointWishes(in.Networking, host.NetworkMode, links), Links: legacy,
+		Endpoints: endpointWishes(in.Networking, host.NetworkMode, links), Links: legacy, Task: in.Task,
 	}
 	rec.Path, rec.Args = command(cfg)
 	if rec.Mounts, err = s.planMounts(rec); err != nil {

@@ -16,6 +16,8 @@ type CreateOptions struct {
 	HostConfig *container.HostConfig
 	Networking *network.NetworkingConfig
 	Platform   *ocispec.Platform
+	// Task says that it is a task of the swarm, which gave it its addresses. No client can say so.
+	Task bool
 }
 
 // RemoveOptions says how to remove a container.

@@ -57,6 +57,7 @@ type Record struct {
 	StoppedByUser bool // a stop or kill was asked for: restart policies "always" and "unless-stopped" differ here
 	Health        *container.Health
 	RemoveVolumes bool // with Phase Removing: anonymous volumes go too
+	Task          bool `json:",omitempty"` // of the swarm, which gave it its addresses
 }
 
 // Mount is one mount of a container beyond its root file system.

@@ -18,9 +18,6 @@ import (
 	"holdfast.dev/holdfast/internal/base/fault"
 )
 
-// taskLabel is on the containers of a swarm's tasks.
-const taskLabel = "com.docker.swarm.task.id"
-
 // sandboxRequest is what a container asks of the networks.
 func (s *Service) sandboxRequest(r *Record) SandboxRequest {
 	h := r.HostConfig
@@ -28,7 +25,7 @@ func (s *Service) sandboxRequest(r *Record) SandboxRequest {
 		Container: r.ID, Name: r.Name, Hostname: r.Config.Hostname, Domainname: r.Config.Domainname,
 		Ports: h.PortBindings, Exposed: r.Config.ExposedPorts, PublishAll: h.PublishAllPorts,
 		DNS: h.DNS, DNSSearch: h.DNSSearch, DNSOptions: h.DNSOptions, ExtraHosts: h.ExtraHosts,
-		Dir: s.dir(r.ID), Links: linkTargets(r), Task: r.Config.Labels[taskLabel] != "",
+		Dir: s.dir(r.ID), Links: linkTargets(r), Task: r.Task,
 	}
 	if r.Config.NetworkDisabled || h.NetworkMode.IsNone() || h.NetworkMode.IsHost() {
 		return req

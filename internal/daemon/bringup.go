@@ -18,6 +18,8 @@ import (
 
 	"holdfast.dev/holdfast/internal/base/logkey"
 	"holdfast.dev/holdfast/internal/cdi"
+	"holdfast.dev/holdfast/internal/cluster/attach"
+	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
@@ -219,6 +221,9 @@ func (d *Daemon) startNetworks(ctx context.Context) error {
 	}
 	d.networks = s
 	d.onStop(func(context.Context) error { return errors.Join(s.Close(), fw.Close()) })
+	d.mesh = mesh.New(mesh.Deps{Clock: d.clock, Log: d.log, Networks: s})
+	d.attach = attach.New(attach.Deps{Clock: d.clock, Log: d.log, Mesh: d.mesh, Networks: s})
+	d.onStop(d.attach.Close)
 	return s.Start(ctx)
 }
 
@@ -274,11 +279,12 @@ func (d *Daemon) startContainers(ctx context.Context) error {
 		Rootfs:    measuredRootfs{d.engine.Rootfs(), d.ledger},
 		Runtime:   d.engine.Runtime(),
 		Volumes:   containerVolumes{d.volumes, d.ledger},
-		Networks:  containerNetworks{d.networks},
+		Networks:  containerNetworks{d.networks, d},
 		Devices:   d.devices,
 		Preflight: tried,
 		Settings:  d.containerSettings(),
 	})
+	d.attach.Serve(d.containers)
 	if err := d.containers.Restore(ctx); err != nil {
 		return fmt.Errorf("restore containers: %w", err)
 	}

@@ -28,6 +28,8 @@ import (
 	"holdfast.dev/holdfast/internal/build/buildkit"
 	"holdfast.dev/holdfast/internal/cdi"
 	"holdfast.dev/holdfast/internal/cluster"
+	"holdfast.dev/holdfast/internal/cluster/attach"
+	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/container"
 	"holdfast.dev/holdfast/internal/ctrd"
 	"holdfast.dev/holdfast/internal/ctrd/imagestore"
@@ -89,6 +91,8 @@ type Daemon struct {
 	devices    *cdi.Registry
 	builder    *buildkit.Builder
 	swarm      *cluster.Service
+	mesh       *mesh.Mesh
+	attach     *attach.Attacher
 	server     *httpapi.Server
 	pages      *dash.Dash
 

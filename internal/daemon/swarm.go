@@ -12,7 +12,6 @@ import (
 
 	"holdfast.dev/holdfast/internal/cluster"
 	"holdfast.dev/holdfast/internal/cluster/executor"
-	"holdfast.dev/holdfast/internal/cluster/mesh"
 	"holdfast.dev/holdfast/internal/container"
 	swarmrouter "holdfast.dev/holdfast/internal/httpapi/router/swarm"
 	"holdfast.dev/holdfast/internal/registry"
@@ -25,7 +24,6 @@ var _ swarmrouter.Backend = swarmBackend{}
 
 func (d *Daemon) startSwarm(ctx context.Context) error {
 	run := filepath.Join(d.cfg.ExecRoot, "swarm")
-	net := mesh.New(mesh.Deps{Clock: d.clock, Log: d.log, Networks: d.networks})
 	d.swarm = cluster.New(cluster.Deps{
 		Clock:       d.clock,
 		Log:         d.log,
@@ -38,13 +36,15 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 		TakeImage:   d.takeImage,
 		NewName:     func() (string, error) { return container.RandomName(rand.Reader) },
 		MachineTime: member.Now,
-		Mesh:        net,
+		Mesh:        d.mesh,
+		Attached:    d.attach,
 		Executor: executor.New(executor.Deps{
 			Log:        d.log,
 			Containers: d.containers,
 			Images:     &taskImages{d: d},
 			Events:     d.events,
-			Mesh:       net,
+			Mesh:       d.mesh,
+			Attached:   d.attach,
 			Facts:      d.nodeFacts,
 			SecretsDir: filepath.Join(run, "tasks"),
 			Members: executor.MemberPaths{
@@ -53,7 +53,11 @@ func (d *Daemon) startSwarm(ctx context.Context) error {
 		}),
 	})
 	d.onStop(d.swarm.Close)
-	return d.swarm.Start(ctx)
+	if err := d.swarm.Start(ctx); err != nil {
+		return err
+	}
+	d.attach.Open(d.swarm.Allocator)
+	return nil
 }
 
 // ownLink tells the interfaces that engines make from those of the machine.

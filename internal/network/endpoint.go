@@ -58,19 +58,18 @@ func (s *Service) Validate(_ context.Context, r SandboxRequest) error {
 		if err != nil {
 			return err
 		}
-		if err := checkEndpoint(n, r.Task, want); err != nil {
+		if err := checkEndpoint(n, want); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkEndpoint says whether a network can give what is wanted of it, by a task of
-// the swarm or by another container.
-func checkEndpoint(n *netw, task bool, want *mobynet.EndpointSettings) error {
-	if n.rec.overlay() && !task {
+// checkEndpoint says whether a network can give what is wanted of it.
+func checkEndpoint(n *netw, want *mobynet.EndpointSettings) error {
+	if n.rec.overlay() && (want == nil || want.IPAMConfig == nil || !want.IPAMConfig.IPv4Address.IsValid()) {
 		// Any address of ours may be one that the swarm gave to somebody on another node.
-		return fault.New(errdefs.ErrNotImplemented, "network %s is one of the swarm: only services can join it in this release of Holdfast", n.rec.Name)
+		return fault.New(errdefs.ErrFailedPrecondition, "network %s is one of the swarm, which gave no address in it", n.rec.Name)
 	}
 	if want == nil {
 		return nil
@@ -175,7 +174,7 @@ func (s *Service) plan(r SandboxRequest, name string, want *mobynet.EndpointSett
 	if n.rec.Driver == DriverHost {
 		return nil, fault.New(errdefs.ErrPermissionDenied, "container cannot be connected to host network: network mode must be set to host when it is created")
 	}
-	if err := checkEndpoint(n, r.Task, want); err != nil {
+	if err := checkEndpoint(n, want); err != nil {
 		return nil, err
 	}
 	if _, ok := n.endpoints[r.Container]; ok {

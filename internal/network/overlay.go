@@ -346,15 +346,41 @@ func (s *Service) swarmPorts() []SwarmPort {
 // tell it.
 func OverlayMAC(a netip.Addr) [6]byte { return [6]byte(net.HardwareAddr(macFor(a, netip.Addr{}))) }
 
-// PeersOf are the containers that an overlay network has on this node: ID and
-// address, for those who want to tell others.
-func (s *Service) PeersOf(id string) map[string]netip.Addr {
+// EndpointIn tells of a container's place in a network: its address and the names
+// that it has there.
+func (s *Service) EndpointIn(network, container string) (netip.Addr, []string, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := map[string]netip.Addr{}
-	if n := s.nets[id]; n != nil {
-		for cid, e := range n.endpoints {
-			out[cid] = e.set.IPAddress
+	n := s.nets[network]
+	if n == nil || n.endpoints[container] == nil {
+		return netip.Addr{}, nil, false
+	}
+	e := n.endpoints[container]
+	return e.set.IPAddress, slices.Clone(e.set.DNSNames), true
+}
+
+// HolderOf is the container of this node that has an address in a network.
+func (s *Service) HolderOf(network string, a netip.Addr) (container string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nets[network]; n != nil {
+		for id, e := range n.endpoints {
+			if e.set.IPAddress == a {
+				return id, true
+			}
+		}
+	}
+	return "", false
+}
+
+// InOverlays are the containers in overlay networks, by the network's ID.
+func (s *Service) InOverlays() map[string][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string][]string{}
+	for id, n := range s.nets {
+		if n.rec.overlay() && len(n.endpoints) > 0 {
+			out[id] = slices.Sorted(maps.Keys(n.endpoints))
 		}
 	}
 	return out

@@ -38,7 +38,8 @@ type SandboxRequest struct {
 	// Links are IDs of containers whose ports stay open to this one on the default
 	// network where it keeps containers apart. Guarded by Service.mu once joined.
 	Links []string
-	// Task says that the swarm gave the addresses. Overlay networks have no others.
+	// Task says that it is a task of the swarm. It makes no difference here: who comes
+	// into an overlay network brings an address that the swarm gave.
 	Task bool
 	// After, if not nil, is closed when the events of Join may be told.
 	After <-chan struct{}

@@ -21,13 +21,20 @@ type zoneData struct {
 	far     map[string][]netip.Addr // lower-case: names of the whole swarm; never changed
 }
 
-// find looks a name up, those of this node's containers first.
+// find looks a name up, on this node and on others: they may share an alias.
 func (d *zoneData) find(name string) ([]netip.Addr, bool) {
-	if addrs, ok := d.names[name]; ok {
-		return addrs, true
+	near, ok := d.names[name]
+	far, also := d.far[name]
+	if !ok || !also {
+		return slices.Concat(near, far), ok || also
 	}
-	addrs, ok := d.far[name]
-	return addrs, ok
+	out := slices.Clone(near)
+	for _, a := range far {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out, true
 }
 
 func newZone(network string) *zone {

@@ -239,6 +239,9 @@ func TaskSpecFrom(t api.TaskSpec) swarm.TaskSpec {
 			return swarm.NetworkAttachmentConfig{Target: n.Target, Aliases: slices.Clone(n.Aliases), DriverOpts: maps.Clone(n.DriverAttachmentOpts)}
 		}),
 	}
+	if a := t.GetAttachment(); a != nil {
+		out.Runtime, out.NetworkAttachmentSpec = swarm.RuntimeNetworkAttachment, &swarm.NetworkAttachmentSpec{ContainerID: a.ContainerID}
+	}
 	if r := t.Resources; r != nil {
 		out.Resources = &swarm.ResourceRequirements{Reservations: resourcesFrom(r.Reservations)}
 		if r.Limits != nil {

@@ -71,6 +71,14 @@ type Mesh interface {
 	Purge(ctx context.Context) error
 }
 
+// Attachments are the places in networks of the swarm of containers that are no task's.
+type Attachments interface {
+	// Controller drives one, which is a task to SwarmKit.
+	Controller(t *api.Task) exec.Controller
+	// Purge takes all such containers out of their networks.
+	Purge(ctx context.Context) error
+}
+
 // Facts are what the scheduler knows of this node.
 type Facts struct {
 	Hostname, Arch, OS string
@@ -89,6 +97,7 @@ type Deps struct {
 	Images     Images
 	Events     Events
 	Mesh       Mesh
+	Attached   Attachments
 	Facts      func() Facts
 	SecretsDir string // below the exec root; becomes a file system in memory
 	Members    MemberPaths
@@ -184,6 +193,9 @@ func (e *Executor) Volumes() exec.VolumesManager { return e.deps().Volumes() }
 
 // Controller implements exec.Executor.
 func (e *Executor) Controller(t *api.Task) (exec.Controller, error) {
+	if t.Spec.GetAttachment() != nil {
+		return e.d.Attached.Controller(t), nil
+	}
 	if t.Spec.GetContainer() == nil {
 		return nil, fmt.Errorf("%w: only containers are run", exec.ErrRuntimeUnsupported)
 	}
@@ -239,7 +251,7 @@ func (e *Executor) Purge(ctx context.Context) error {
 	e.mu.Unlock()
 	e.deps().Secrets().Reset()
 	e.deps().Configs().Reset()
-	return errors.Join(err, e.dropSecretsDir(), e.d.Mesh.Purge(ctx))
+	return errors.Join(err, e.dropSecretsDir(), e.d.Attached.Purge(ctx), e.d.Mesh.Purge(ctx))
 }
 
 func (e *Executor) remove(ctx context.Context, match func(task string) bool) error {

@@ -233,13 +233,19 @@ func (*wires) SetKeys([]*api.EncryptionKey) error         { return nil }
 func (*wires) Settle(context.Context) error               { return nil }
 func (*wires) Purge(context.Context) error                { return nil }
 
+// attached are the attachments of containers that are no task's: there are none.
+type attached struct{}
+
+func (attached) Controller(*api.Task) exec.Controller { return nil }
+func (attached) Purge(context.Context) error          { return nil }
+
 func executor(t *testing.T) (*Executor, *engine, *shelf) {
 	t.Helper()
 	net := &wires{}
 	en := &engine{bus: event.NewBus(clock.System{}), byName: map[string]*dockercontainer.InspectResponse{}}
 	im := &shelf{here: true}
 	return New(Deps{
-		Log: slog.New(slog.DiscardHandler), Mesh: net, Containers: en, Images: im, Events: en.bus, SecretsDir: filepath.Join(t.TempDir(), "tasks"),
+		Log: slog.New(slog.DiscardHandler), Mesh: net, Attached: attached{}, Containers: en, Images: im, Events: en.bus, SecretsDir: filepath.Join(t.TempDir(), "tasks"),
 		Facts: func() Facts {
 			return Facts{Hostname: "h", Arch: "x86_64", OS: "linux", CPUs: 2, Memory: 1 << 30, Labels: []string{"zone=a"}, Volume: []string{"local"}, Log: []string{"none", "local"}}
 		},

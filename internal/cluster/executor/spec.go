@@ -72,7 +72,7 @@ func containerFor(t *api.Task, spec *api.ContainerSpec, files []mount.Mount) (co
 		StopSignal: spec.StopSignal, StopTimeout: grace(spec), Healthcheck: convert.HealthFrom(spec.Healthcheck),
 		Labels: taskLabels(t, spec), ExposedPorts: exposed,
 	}
-	out := container.CreateOptions{Name: naming.Task(t), Config: cfg, HostConfig: hc}
+	out := container.CreateOptions{Name: naming.Task(t), Config: cfg, HostConfig: hc, Task: true}
 	at, err := mesh.Attachments(t)
 	if err != nil || len(at) == 0 {
 		return out, err
