@@ -70,9 +70,10 @@ type Directory struct {
 	mu      sync.Mutex // guards what follows; never held across I/O
 	book    *book
 	joined  bool
-	changed chan struct{} // holds one note
-	wake    chan struct{} // for Run
-	asks    []ask         // to send, by Run
+	met     map[string]memberlist.Node // others that are there: those of Members change under memberlist's own lock
+	changed chan struct{}              // holds one note
+	wake    chan struct{}              // for Run
+	asks    []ask                      // to send, by Run
 }
 
 // ask is something to send to one node.
@@ -87,7 +88,7 @@ func New(c Config) (*Directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keys of the swarm: %w", err)
 	}
-	d := &Directory{c: c, ring: ring, book: newBook(c.Node), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	d := &Directory{c: c, ring: ring, book: newBook(c.Node), met: map[string]memberlist.Node{}, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	own := newShelf(stamp{Epoch: uint64(c.Clock.Now().UnixNano())})
 	own.alive, own.via = true, c.Via
 	d.book.nodes[c.Node] = own
@@ -241,9 +242,11 @@ func (d *Directory) Run(ctx context.Context) {
 func (d *Directory) meet(ctx context.Context) {
 	for {
 		there := map[string]bool{}
-		for _, n := range d.list.Members() {
+		d.mu.Lock()
+		for _, n := range d.met {
 			there[n.Addr.String()] = true
 		}
+		d.mu.Unlock()
 		for _, p := range d.c.Peers() {
 			if p == d.c.Addr || there[p.String()] {
 				continue
@@ -305,12 +308,13 @@ func (d *Directory) answer(ctx context.Context) {
 }
 
 func (d *Directory) send(a ask) error {
-	for _, n := range d.list.Members() {
-		if n.Name == a.to {
-			return d.list.SendReliable(n, a.msg)
-		}
+	d.mu.Lock()
+	n, there := d.met[a.to]
+	d.mu.Unlock()
+	if !there {
+		return errors.New("it is not there")
 	}
-	return errors.New("it is not there")
+	return d.list.SendReliable(&n, a.msg)
 }
 
 // later leaves something to send to Run. mu is held.
@@ -421,6 +425,11 @@ func (d *eventDelegate) mark(n *memberlist.Node, alive bool) {
 	d.mu.Lock()
 	changed := d.book.mark(n.Name, alive, d.c.Clock.Now())
 	d.joined = d.joined || alive
+	if alive {
+		d.met[n.Name] = *n
+	} else {
+		delete(d.met, n.Name)
+	}
 	if changed && alive {
 		d.alive.Add(1)
 	} else if changed {
