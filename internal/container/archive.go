@@ -246,37 +246,28 @@ func (s *Service) ExtractToDir(ctx context.Context, name, path string, noOverwri
 		return err
 	}
 	defer v.close()
-	if err := v.Do(func() error { return extractInside(&v.rec, path, copyUIDGID, plain, options) }); err != nil {
+	if err := extract(v.View, &v.rec, path, copyUIDGID, plain, options); err != nil {
 		return fileError(err, path, name)
 	}
 	s.emit(v.rec, events.ActionExtractToDir, nil)
 	return nil
 }
 
-// extractInside unpacks into path; it runs inside a view.
-func extractInside(r *Record, path string, copyUIDGID bool, tar io.Reader, options *archive.TarOptions) error {
-	abs, err := filepath.EvalSymlinks(filepath.Join("/", path))
-	if err != nil {
-		return err
-	}
-	st, err := os.Lstat(abs)
-	if err != nil {
-		return err
-	}
-	if !st.IsDir() {
-		return invalid("extraction point is not a directory")
-	}
-	if err := writable(r, abs); err != nil {
-		return err
-	}
-	if copyUIDGID && r.Config.User != "" {
-		u, err := lookupUser("/", r.Config.User, nil)
-		if err != nil {
-			return invalid("%v", err)
+// extract unpacks into a directory that the container could write to.
+func extract(v *fsview.View, r *Record, path string, copyUIDGID bool, tar io.Reader, options *archive.TarOptions) error {
+	return v.Untar(path, tar, options, func(dir string) error {
+		if err := writable(r, dir); err != nil {
+			return err
 		}
-		options.ChownOpts = &archive.ChownOpts{UID: int(u.UID), GID: int(u.GID)}
-	}
-	return archive.UntarUncompressed(tar, archive.PreserveTrailingDotOrSeparator(abs, path), options)
+		if copyUIDGID && r.Config.User != "" {
+			u, err := lookupUser("/", r.Config.User, nil)
+			if err != nil {
+				return invalid("%v", err)
+			}
+			options.ChownOpts = &archive.ChownOpts{UID: int(u.UID), GID: int(u.GID)}
+		}
+		return nil
+	})
 }
 
 // writable refuses places that the container itself could not write to.

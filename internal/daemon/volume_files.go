@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	archive "github.com/moby/go-archive"
@@ -76,19 +75,6 @@ func (f volumeFiles) Write(ctx context.Context, name, path string, noOverwriteDi
 	}
 	defer plain.Close()
 	return f.inside(ctx, name, path, true, func(v *fsview.View) error {
-		return v.Do(func() error {
-			abs, err := filepath.EvalSymlinks(filepath.Join("/", path))
-			if err != nil {
-				return err
-			}
-			st, err := os.Lstat(abs)
-			if err != nil {
-				return err
-			}
-			if !st.IsDir() {
-				return fault.New(errdefs.ErrInvalidArgument, "extraction point is not a directory")
-			}
-			return archive.UntarUncompressed(plain, archive.PreserveTrailingDotOrSeparator(abs, path), options)
-		})
+		return v.Untar(path, plain, options, nil)
 	})
 }

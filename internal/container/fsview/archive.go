@@ -5,9 +5,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	archive "github.com/moby/go-archive"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/sys/symlink"
+
+	"holdfast.dev/holdfast/internal/base/fault"
 )
 
 // ClientPath is a path inside a view as the client wrote it: absolute, and with
@@ -48,4 +51,29 @@ func (v *View) Tar(path string, st container.PathStat) (io.ReadCloser, error) {
 	}
 	v.Go(tar.Do)
 	return tar.Reader(), nil
+}
+
+// Untar unpacks a tar that is not compressed into a directory that is there, links to
+// it followed. ready, if not nil, is asked inside about the directory first; it may
+// change o.
+func (v *View) Untar(path string, tar io.Reader, o *archive.TarOptions, ready func(dir string) error) error {
+	return v.Do(func() error {
+		dir, err := filepath.EvalSymlinks(filepath.Join("/", path))
+		if err != nil {
+			return err
+		}
+		st, err := os.Lstat(dir)
+		if err != nil {
+			return err
+		}
+		if !st.IsDir() {
+			return fault.New(errdefs.ErrInvalidArgument, "extraction point is not a directory")
+		}
+		if ready != nil {
+			if err := ready(dir); err != nil {
+				return err
+			}
+		}
+		return archive.UntarUncompressed(tar, archive.PreserveTrailingDotOrSeparator(dir, path), o)
+	})
 }

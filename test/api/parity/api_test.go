@@ -103,6 +103,22 @@ func in(state, method, path string, setup ...[]string) check {
 	})
 }
 
+// serve has a server answer on the daemon's host until the test ends.
+func serve(t *testing.T, x *ctx, addr string, h http.Handler) {
+	t.Helper()
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: settle}
+	l := x.Listen("tcp", addr)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // ends with the test
+	}()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-done
+	})
+}
+
 // stored has a registry with the image r/i:1 in it for the check.
 func stored(c func(t *testing.T, x *ctx, ref string)) check {
 	return func(t *testing.T, x *ctx) {
@@ -113,18 +129,8 @@ func stored(c func(t *testing.T, x *ctx, ref string)) check {
 		config.HTTP.Secret = "of this test"
 		logrus.SetOutput(io.Discard)
 		ctx, cancel := context.WithCancel(context.Background())
-		srv := &http.Server{Handler: handlers.NewApp(ctx, config), ReadHeaderTimeout: settle}
-		l := x.Listen("tcp", addr)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = srv.Serve(l) // ends with the test
-		}()
-		t.Cleanup(func() {
-			_ = srv.Close()
-			<-done
-			cancel()
-		})
+		t.Cleanup(cancel) // after the server's end
+		serve(t, x, addr, handlers.NewApp(ctx, config))
 		ref := addr + "/r/i"
 		x.ok("POST", "/images/busybox/tag?repo="+ref+"&tag=1", nil)
 		x.ok("POST", "/images/"+ref+"/push?tag=1", nil)

@@ -23,17 +23,7 @@ func indexed(t *testing.T, x *ctx) string {
 			{"name":"o/yes","description":"the one","star_count":7,"is_official":true},
 			{"name":"o/no","description":"the other","star_count":2}]}`) // a client that is gone sees nothing
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: settle}
-	l := x.Listen("tcp", addr)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Serve(l) // ends with the test
-	}()
-	t.Cleanup(func() {
-		_ = srv.Close()
-		<-done
-	})
+	serve(t, x, addr, mux)
 	return addr
 }
 
