@@ -99,8 +99,7 @@ func asYAML(t testing.TB, v any) string {
 // dockerTakes has docker's own client read the form.
 func dockerTakes(t testing.TB, form map[string]any) {
 	t.Helper()
-	if _, err := dockerloader.Load(dockertypes.ConfigDetails{WorkingDir: "/", ConfigFiles: []dockertypes.ConfigFile{{Config: form}}},
-		func(o *dockerloader.Options) { o.SkipInterpolation = true }); err != nil {
+	if err := docker(form); err != nil {
 		t.Errorf("docker refuses it: %v\n%s", err, asYAML(t, form))
 	}
 }
@@ -109,4 +108,12 @@ func TestEscape(t *testing.T) {
 	if got := asYAML(t, Escape(parse(t, "a: [$x, {b: $$}, 3]"))); got != asYAML(t, parse(t, "a: [$$x, {b: $$$$}, 3]")) {
 		t.Errorf("got %s", got)
 	}
+}
+
+// docker has docker's own client understand a stack.
+func docker(form map[string]any) error {
+	_, err := dockerloader.Load(dockertypes.ConfigDetails{
+		WorkingDir: "/", ConfigFiles: []dockertypes.ConfigFile{{Config: form}}, Environment: map[string]string{},
+	}, func(o *dockerloader.Options) { o.SkipInterpolation = true })
+	return err
 }

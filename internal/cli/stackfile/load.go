@@ -12,18 +12,15 @@ import (
 	composecli "github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
-	dockerloader "github.com/docker/cli/cli/compose/loader"
-	dockertypes "github.com/docker/cli/cli/compose/types"
 	"go.yaml.in/yaml/v3"
 )
 
 // Request says what is loaded.
 type Request struct {
-	Stack    string   // its name, which is the project's too
-	Files    []string // "-": what In gives; none: what compose takes then
-	EnvFiles []string // none: .env
-	In       io.Reader
-	Scratch  string // a folder for secrets and configs that are given as text
+	Stack   string   // its name, which is the project's too
+	Files   []string // "-": what In gives; none: what compose takes then
+	In      io.Reader
+	Scratch string // a folder for secrets and configs that are given as text
 }
 
 // Stack is what a swarm is to run.
@@ -47,11 +44,11 @@ func Load(ctx context.Context, r Request) (*Stack, error) {
 	o, err := composecli.NewProjectOptions(files,
 		composecli.WithWorkingDirectory(wd),
 		composecli.WithOsEnv,
-		composecli.WithEnvFiles(r.EnvFiles...),
+		composecli.WithEnvFiles(),
 		composecli.WithDotEnv,
 		composecli.WithConfigFileEnv,
 		composecli.WithDefaultConfigPath,
-		composecli.WithEnvFiles(r.EnvFiles...), // beside the files, if those are elsewhere
+		composecli.WithEnvFiles(), // beside the files, if those are elsewhere
 		composecli.WithDotEnv,
 		composecli.WithDefaultProfiles(),
 		composecli.WithName(loader.NormalizeProjectName(r.Stack)),
@@ -152,15 +149,6 @@ func dropDefaultNames(model map[string]any, project string) {
 			}
 		}
 	}
-}
-
-// Config has docker's own client understand the stack, for what comes after.
-func (s *Stack) Config() (*dockertypes.Config, error) {
-	return dockerloader.Load(dockertypes.ConfigDetails{
-		WorkingDir:  "/",
-		ConfigFiles: []dockertypes.ConfigFile{{Config: s.Model}},
-		Environment: map[string]string{},
-	}, func(o *dockerloader.Options) { o.SkipInterpolation = true })
 }
 
 // YAML is the stack as a file in which nothing is a variable.
